@@ -1,0 +1,176 @@
+"""What defines a GFNet, and the released configurations as one table.
+
+Sources: Huang et al., "Glance and Focus", NeurIPS 2020 (arXiv 2010.05300) and T-PAMI 2023
+(arXiv 2201.03014), and the metadata of the released checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from gfnet_fast.errors import CheckpointError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Filter = Literal["bicubic", "bilinear"]
+CHOICES = {
+    "glance_filter": ("bicubic", "bilinear"),
+    "resize_filter": ("bicubic", "bilinear"),
+    "policy": ("linear", "conv"),
+    "classifier": ("recurrent", "cascaded"),
+}
+
+
+@dataclass(frozen=True)
+class GFNetConfig:
+    """Everything that defines a GFNet but its weights.
+
+    Attributes
+    ----------
+    name : str
+        Name of the configuration, as in the released checkpoints.
+    backbone : str
+        ``"timm/NAME"``, ``"torchvision/NAME"``, or the name of a builder given to
+        :func:`gfnet_fast.register_backbone`. Both encoders are this network.
+    patch_size, steps, image_size : int
+        P, T and S: the thumbnail and every crop are P x P pixels, an image S x S, and an image takes
+        1 to T steps.
+    crop_ratio : float
+        Preprocessing resizes the short side to ``int(image_size / crop_ratio)``, then crops the centre.
+    resize_filter, glance_filter : "bilinear" or "bicubic"
+        The filter of that resize, and of the thumbnail.
+    policy : "linear" or "conv"
+        How the policy reads a feature map: flattened through two linear layers, or through a 1 x 1
+        convolution first. `policy_hidden` is the width of its first layer, `policy_width` of its
+        last and of its GRU.
+    classifier : "recurrent" or "cascaded"
+        One GRU over the steps' features, or one linear layer a step on the concatenation of the
+        features so far.
+    glance_head : bool
+        Whether the glance's logits come from the global encoder's own linear layer. Always so for
+        the cascaded classifier.
+    backbone_args : mapping
+        Passed to the backbone's builder.
+    macs : tuple of int, or None
+        Multiply-adds for an image that exits at step 1, 2, ..., T. Counted when a model is built
+        where it is None.
+    """
+
+    name: str
+    backbone: str
+    patch_size: int
+    steps: int
+    image_size: int
+    crop_ratio: float = 0.875
+    resize_filter: Filter = "bilinear"
+    glance_filter: Filter = "bicubic"
+    policy: Literal["linear", "conv"] = "conv"
+    policy_hidden: int = 32
+    policy_width: int = 256
+    classifier: Literal["recurrent", "cascaded"] = "recurrent"
+    classifier_width: int = 1024
+    glance_head: bool = False
+    classes: int = 1000
+    backbone_args: Mapping[str, Any] = field(default_factory=dict)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    macs: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("patch_size", "image_size", "classes", "policy_hidden", "policy_width", "classifier_width"):
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise CheckpointError(f"{key}: expected a whole number of at least 1, got {value!r}")
+        if not isinstance(self.steps, int) or not 2 <= self.steps <= 64:
+            raise CheckpointError(f"steps: expected 2 to 64 (a glance and at least one focus), got {self.steps!r}")
+        if self.patch_size > self.image_size:
+            raise CheckpointError(f"patch_size: expected at most image_size {self.image_size}, got {self.patch_size}")
+        if not 0 < self.crop_ratio <= 1:
+            raise CheckpointError(f"crop_ratio: expected more than 0 and at most 1, got {self.crop_ratio!r}")
+        for key, choices in CHOICES.items():
+            if getattr(self, key) not in choices:
+                raise CheckpointError(f"{key}: expected one of {choices}, got {getattr(self, key)!r}")
+        for key in ("mean", "std"):
+            values = tuple(float(v) for v in getattr(self, key))
+            if len(values) != 3 or (key == "std" and min(values) <= 0):
+                raise CheckpointError(f"{key}: expected three numbers (std: positive), got {values}")
+            object.__setattr__(self, key, values)
+        if self.classifier == "cascaded":
+            object.__setattr__(self, "glance_head", True)
+        if self.macs is not None:
+            object.__setattr__(self, "macs", tuple(int(m) for m in self.macs))
+            if len(self.macs) != self.steps or any(a >= b for a, b in zip(self.macs, self.macs[1:], strict=False)):
+                raise CheckpointError(f"macs: expected {self.steps} increasing numbers, got {self.macs}")
+
+    @property
+    def resize_to(self) -> int:
+        """Short side after preprocessing's resize, in pixels."""
+        return int(self.image_size / self.crop_ratio)
+
+    def replace(self, **changes: Any) -> GFNetConfig:
+        """This configuration with some fields changed; its multiply-adds are counted anew."""
+        return replace(self, **{"macs": None, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary that JSON can hold, for :meth:`from_dict`."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GFNetConfig:
+        """The configuration that :meth:`to_dict` wrote; CheckpointError names what is unknown or missing."""
+        known = {f.name for f in fields(cls)}
+        required = {"name", "backbone", "patch_size", "steps", "image_size"}
+        if unknown := sorted(set(values) - known):
+            raise CheckpointError(f"config: unknown fields {unknown}; expected only {sorted(known)}")
+        if missing := sorted(required - set(values)):
+            raise CheckpointError(f"config: missing fields {missing}")
+        return cls(**values)
+
+
+def _recurrent(name: str, backbone: str, patch_size: int, **more: Any) -> GFNetConfig:
+    more = {"policy": "linear", "policy_hidden": 2048, "policy_width": 1024, **more}
+    return GFNetConfig(name, backbone, patch_size, steps=5, image_size=224, **more)
+
+
+def _regnet(name: str, backbone: str) -> GFNetConfig:
+    return GFNetConfig(name, backbone, 96, steps=5, image_size=224, glance_filter="bilinear", glance_head=True)
+
+
+def _cascaded(name: str, backbone: str, patch_size: int, steps: int, image_size: int, **more: Any) -> GFNetConfig:
+    return GFNetConfig(name, backbone, patch_size, steps, image_size, classifier="cascaded", **more)
+
+
+# MobileNetV3-Large x1.25 is not a registered timm model; `model.backbones` builds it by timm's own builder.
+RELEASED: tuple[GFNetConfig, ...] = (
+    _recurrent("resnet50", "timm/resnet50", 96),
+    _recurrent("resnet50", "timm/resnet50", 128),
+    _recurrent("densenet121", "timm/densenet121", 96, glance_filter="bilinear"),
+    _recurrent("densenet169", "timm/densenet169", 96, glance_filter="bilinear"),
+    _recurrent("densenet201", "timm/densenet201", 96, glance_filter="bilinear"),
+    _regnet("regnety_600m", "timm/regnety_006"),
+    _regnet("regnety_800m", "timm/regnety_008"),
+    _regnet("regnety_1.6g", "timm/regnety_016"),
+    _cascaded("mobilenetv3_large_100", "timm/mobilenetv3_large_100", 96, 3, 224),
+    _cascaded("mobilenetv3_large_100", "timm/mobilenetv3_large_100", 128, 3, 224),
+    _cascaded("mobilenetv3_large_125", "timm/mobilenetv3_large_125", 128, 3, 224),
+    _cascaded("efficientnet_b2", "timm/efficientnet_b2", 128, 4, 260, resize_filter="bicubic"),
+    _cascaded("efficientnet_b3", "timm/efficientnet_b3", 128, 4, 300, resize_filter="bicubic", crop_ratio=0.904),
+    _cascaded("efficientnet_b3", "timm/efficientnet_b3", 144, 4, 300, resize_filter="bicubic", crop_ratio=0.904),
+)
+
+
+def released(name: str, patch_size: int | None = None) -> GFNetConfig:
+    """A released configuration by the name and the patch size in its checkpoint.
+
+    `patch_size` may be left out where the name has only one.
+    """
+    found = [c for c in RELEASED if c.name == name and patch_size in (None, c.patch_size)]
+    if len(found) != 1:
+        known = ", ".join(f"{c.name} at {c.patch_size}" for c in RELEASED)
+        what = name if patch_size is None else f"{name} at {patch_size}"
+        raise CheckpointError(f"expected one released configuration ({known}), got {what!r}")
+    return found[0]

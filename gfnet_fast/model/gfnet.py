@@ -1,0 +1,181 @@
+"""GFNet: what a Glance and Focus Network computes, in plain torch. The oracle of this package."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gfnet_fast.config import GFNetConfig
+from gfnet_fast.errors import CheckpointError, InputError
+from gfnet_fast.model.backbones import build_encoder
+from gfnet_fast.model.classifiers import build_classifier
+from gfnet_fast.model.policy import Policy
+
+
+class Trace(NamedTuple):
+    """All T steps for all B images, without exits.
+
+    logits : float32 ``[T, B, K]``
+    actions : float32 ``[T-1, B, 2]``, (row, column) in 0..1
+    origins : int64 ``[T-1, B, 2]``, (row, column) of each crop's top-left pixel
+    """
+
+    logits: Tensor
+    actions: Tensor
+    origins: Tensor
+
+
+class StepState(NamedTuple):
+    """What a row of a batch carries from one step to the next; every field has the batch first."""
+
+    feature_map: Tensor
+    policy: Tensor | None
+    classifier: Tensor
+
+    def select(self, rows: Tensor) -> StepState:
+        """The state of some rows only."""
+        return StepState(*(None if t is None else t[rows] for t in self))  # type: ignore[arg-type]
+
+
+def crop_origins(actions: Tensor, image_size: int, patch_size: int) -> Tensor:
+    """Top-left pixels of the crops: ``floor(action * (S - P))`` in float32; ``[..., 2]`` -> int64."""
+    return torch.floor(actions.float() * (image_size - patch_size)).long()
+
+
+def crop_patches(images: Tensor, origins: Tensor, patch_size: int) -> Tensor:
+    """P x P windows: ``images [B, C, S, S]``, ``origins [B, 2]`` (row, column) -> ``[B, C, P, P]``."""
+    steps = torch.arange(patch_size, device=images.device)
+    rows = (origins[:, 0, None] + steps)[:, None, :, None]
+    columns = (origins[:, 1, None] + steps)[:, None, None, :]
+    batch = torch.arange(len(images), device=images.device)[:, None, None, None]
+    channels = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
+    return images[batch, channels, rows, columns]
+
+
+class GFNet(nn.Module):
+    """A Glance and Focus Network: two encoders of one architecture, a policy and a classifier.
+
+    Attributes
+    ----------
+    config : GFNetConfig
+        With ``macs`` filled in.
+    thresholds : Tensor or None
+        float32 ``[R, T]``: the exit thresholds that came with the weights, cheapest budget first.
+    default_row : int
+        The row of `thresholds` that is used when no budget is named.
+    labels : tuple of str, or None
+        Names of the classes.
+    """
+
+    def __init__(self, config: GFNetConfig) -> None:
+        super().__init__()
+        self.global_encoder = build_encoder(config.backbone, config.classes, **config.backbone_args)
+        self.local_encoder = build_encoder(config.backbone, config.classes, **config.backbone_args)
+        map_shape, feature_dim = _probe(self.local_encoder, config.patch_size)
+        self.policy = Policy(config, map_shape)
+        self.classifier = build_classifier(config, feature_dim)
+        self.feature_dim = feature_dim
+        self.map_shape = map_shape
+        self.thresholds: Tensor | None = None
+        self.default_row = 0
+        self.labels: tuple[str, ...] | None = None
+        if config.macs is None:
+            from gfnet_fast.model.macs import count_macs
+
+            self.config = config
+            config = config.replace(macs=count_macs(self))
+        self.config = config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def thumbnail(self, images: Tensor) -> Tensor:
+        """The glance's input: normalised ``[B, 3, S, S]`` -> ``[B, 3, P, P]``, align_corners, no antialias."""
+        size, mode = [self.config.patch_size] * 2, self.config.glance_filter
+        return F.interpolate(images, size=size, mode=mode, align_corners=True)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 ``[B, 3, H, W]`` or ``[B, H, W, 3]`` -> float32 ``[B, 3, H, W]``, (x / 255 - mean) / std."""
+        if images.shape[1] != 3:
+            images = images.permute(0, 3, 1, 2)
+        mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (self.config.mean, self.config.std))
+        return (images.float() / 255 - mean) / std
+
+    def glance(self, images: Tensor) -> tuple[Tensor, StepState]:
+        """Step 1 of normalised ``[B, 3, S, S]`` images -> ``(logits [B, K], state)``."""
+        return self.first_step(self.thumbnail(images))
+
+    def first_step(self, thumbnails: Tensor) -> tuple[Tensor, StepState]:
+        """Step 1 from the thumbnails ``[B, 3, P, P]`` -> ``(logits [B, K], state)``."""
+        feature_map, feature = self.global_encoder(thumbnails)
+        logits, classifier_state = self.classifier(feature, None, 1)
+        if logits is None:
+            logits = self.global_encoder.head(feature)
+        return logits, StepState(feature_map, None, classifier_state)
+
+    def look(self, state: StepState) -> tuple[Tensor, StepState]:
+        """The policy's next action ``[B, 2]``, after a step and before the next; and the state with its memory."""
+        action, policy_state = self.policy(state.feature_map, state.policy)
+        return action, state._replace(policy=policy_state)
+
+    def focus(self, images: Tensor, origins: Tensor, state: StepState, step: int) -> tuple[Tensor, StepState]:
+        """Step `step` >= 2 on the crops at `origins` ``[B, 2]`` of ``[B, 3, S, S]`` -> ``(logits, state)``."""
+        return self.next_step(crop_patches(images, origins, self.config.patch_size), state, step)
+
+    def next_step(self, patches: Tensor, state: StepState, step: int) -> tuple[Tensor, StepState]:
+        """Step `step` >= 2 from the patches ``[B, 3, P, P]`` -> ``(logits [B, K], state)``."""
+        feature_map, feature = self.local_encoder(patches)
+        logits, classifier_state = self.classifier(feature, state.classifier, step)
+        return logits, StepState(feature_map, state.policy, classifier_state)
+
+    @torch.no_grad()
+    def trace(self, images: Tensor) -> Trace:
+        """Every step for every image: float32 ``[B, 3, S, S]``, normalised -> :class:`Trace`.
+
+        Raises InputError on another shape, dtype or device.
+        """
+        config = self.config
+        check_images(images, config.image_size, self.device)
+        logits, state = self.glance(images)
+        steps, actions, origins = [logits], [], []
+        for step in range(2, config.steps + 1):
+            action, state = self.look(state)
+            origin = crop_origins(action, config.image_size, config.patch_size)
+            logits, state = self.focus(images, origin, state, step)
+            steps.append(logits)
+            actions.append(action)
+            origins.append(origin)
+        return Trace(torch.stack(steps), torch.stack(actions), torch.stack(origins))
+
+    def extra_repr(self) -> str:
+        c = self.config
+        return f"{c.name}, patch_size={c.patch_size}, steps={c.steps}, image_size={c.image_size}, classes={c.classes}"
+
+
+def check_images(images: Tensor, size: int, device: torch.device) -> None:
+    """Raise InputError unless `images` is a float32 batch ``[B >= 1, 3, S, S]`` on `device`."""
+    if not isinstance(images, Tensor):
+        raise InputError(f"images: expected a float32 tensor [B, 3, {size}, {size}], got {type(images).__name__}")
+    shape = tuple(images.shape)
+    if images.dtype != torch.float32 or shape[1:] != (3, size, size) or shape[0] == 0:
+        expected = f"a float32 tensor [B >= 1, 3, {size}, {size}], normalised"
+        raise InputError(f"images: expected {expected}, got {images.dtype} {list(shape)}")
+    if images.device != device:
+        raise InputError(f"images: expected device {device}, got {images.device}")
+
+
+def _probe(encoder: nn.Module, size: int) -> tuple[tuple[int, int, int], int]:
+    """Shape of an encoder's feature map and width of its feature vector, without computing them."""
+    shadow = copy.deepcopy(encoder).to("meta").eval()
+    with torch.no_grad():
+        feature_map, feature = shadow(torch.empty(1, 3, size, size, device="meta"))
+    if feature_map.ndim != 4 or feature.ndim != 2:
+        shapes = f"{list(feature_map.shape)} and {list(feature.shape)}"
+        raise CheckpointError(f"backbone: expected a feature map [B, C, h, w] and a vector [B, F], got {shapes}")
+    _, channels, rows, columns = feature_map.shape
+    return (channels, rows, columns), feature.shape[1]
