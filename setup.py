@@ -1,0 +1,61 @@
+"""The compiled scheduler and the package layout; everything else about the project is in pyproject.toml."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+class CMakeBuild(build_ext):
+    """Builds the extension with CMake, and with Ninja where there is one."""
+
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        build = Path(self.build_temp).resolve() / ext.name
+        configure = [
+            "cmake",
+            *("-S", str(ROOT)),
+            *("-B", str(build)),
+            "-DGFNET_PYTHON=ON",
+            f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+            f"-DCMAKE_INSTALL_PREFIX={target.parent}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            *os.environ.get("CMAKE_ARGS", "").split(),
+        ]
+        # An earlier build may have been configured by a cmake or ninja of a build environment that is gone.
+        shutil.rmtree(build, ignore_errors=True)
+        if shutil.which("ninja"):
+            configure += ["-G", "Ninja"]
+        subprocess.run(configure, check=True)
+        jobs = ["--parallel", str(self.parallel)] if self.parallel else []
+        subprocess.run(
+            ["cmake", "--build", str(build), "--config", "Release", "--target", "_scheduler", *jobs], check=True
+        )
+        subprocess.run(["cmake", "--install", str(build), "--component", "python"], check=True)
+
+
+def sources() -> list[str]:
+    """What the extension is built from; listing it here is what puts it into a source distribution."""
+    files = [ROOT / "CMakeLists.txt", *(path for path in (ROOT / "csrc").rglob("*") if path.is_file())]
+    return sorted(path.relative_to(ROOT).as_posix() for path in files)
+
+
+setup(
+    packages=[
+        *find_packages(".", include=["gfnet_fast", "gfnet_fast.*"]),
+        *find_packages("kernels", include=["gfnet_kernels", "gfnet_kernels.*"]),
+    ],
+    package_dir={"gfnet_kernels": "kernels/gfnet_kernels"},
+    package_data={"gfnet_fast": ["py.typed", "*.pyi", "assets/**"], "gfnet_kernels": ["py.typed"]},
+    ext_modules=[Extension("gfnet_fast._scheduler", sources=sources())],
+    cmdclass={"build_ext": CMakeBuild},
+    zip_safe=False,
+)
