@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from typing import NamedTuple
 
 import torch
@@ -151,6 +152,12 @@ class GFNet(nn.Module):
             actions.append(action)
             origins.append(origin)
         return Trace(torch.stack(steps), torch.stack(actions), torch.stack(origins))
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write a folder that :func:`gfnet_fast.load` reads: configuration, weights, thresholds, labels."""
+        from gfnet_fast.checkpoints.native import save  # the one import upwards: the name that users expect
+
+        save(self, folder)
 
     def extra_repr(self) -> str:
         c = self.config

@@ -18,10 +18,9 @@ class Policy(nn.Module):
         super().__init__()
         channels, rows, columns = map_shape
         hidden, width = config.policy_hidden, config.policy_width
-        self.state_encoder: nn.Sequential
-        if config.policy == "linear":
+        self.flattens_first = config.policy == "linear"
+        if self.flattens_first:
             self.state_encoder = nn.Sequential(
-                nn.Flatten(),
                 nn.Linear(channels * rows * columns, hidden),
                 nn.ReLU(),
                 nn.Linear(hidden, width),
@@ -44,7 +43,8 @@ class Policy(nn.Module):
 
         The action is the actor's mean, (row, column) in 0..1.
         """
-        state = self.gru(self.state_encoder(feature_map), state)
+        seen = feature_map.flatten(1) if self.flattens_first else feature_map
+        state = self.gru(self.state_encoder(seen), state)
         return self.actor(state), state
 
     def value(self, state: Tensor) -> Tensor:

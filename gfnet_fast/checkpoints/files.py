@@ -1,0 +1,57 @@
+"""`load`: one door for every kind of checkpoint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from gfnet_fast.checkpoints import native, official
+from gfnet_fast.config import GFNetConfig
+from gfnet_fast.errors import CheckpointError, DeviceError
+from gfnet_fast.model.gfnet import GFNet
+
+
+def load(
+    path: str | os.PathLike[str], *, config: GFNetConfig | None = None, device: str | torch.device = "cpu"
+) -> GFNet:
+    """A GFNet from an official checkpoint file or a native folder, in evaluation mode and float32.
+
+    Parameters
+    ----------
+    path : path
+        A folder written by :meth:`GFNet.save_pretrained`, or a file: as released, or as the official
+        training script saves it.
+    config : GFNetConfig, optional
+        What the file does not say. The training form holds neither the model's name nor its sizes;
+        without `config` they are found from the names and shapes of its tensors, and the number of
+        steps is that of the released configuration.
+    device : str or torch.device
+        Where the weights go.
+
+    Raises
+    ------
+    CheckpointError
+        The path is missing, is not readable without running code, or does not hold exactly the
+        finite tensors that the configuration needs.
+    DeviceError
+        There is no such device.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: expected a checkpoint file or folder, got nothing there")
+    target = check_device(device)
+    model = native.read(path, config) if path.is_dir() else official.read(path, config)
+    return model.to(target).eval()
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The device of that name; DeviceError where torch does not have it."""
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(f"device: expected one that torch can use here, got {str(device)!r} ({reason})") from error
+    return target

@@ -1,0 +1,209 @@
+"""The official checkpoints, in the two forms that are around.
+
+The released files prefix both encoders' keys with ``module.`` and carry the configuration, the costs
+and a table of thresholds; the files that the official training script saves carry none of it.
+``model_prime`` is the global encoder there, ``model`` the local one.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gfnet_fast.checkpoints.native import check_table
+from gfnet_fast.checkpoints.tensors import assemble, differences, require, skeleton
+from gfnet_fast.config import RELEASED, GFNetConfig, released
+from gfnet_fast.errors import CheckpointError
+from gfnet_fast.model.gfnet import GFNet
+
+PARTS = {
+    "model_prime_state_dict": "global_encoder.backbone.",
+    "model_state_dict": "local_encoder.backbone.",
+    "fc": "classifier.",
+    "policy": "policy.",
+}
+
+# (official, ours): pieces of names that differ, each pair usable both ways.
+_GRU = [(f"{kind}_l0", kind) for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+_RENAMES = {
+    "fc": [(f"rnn.{theirs}", f"gru.{ours}") for theirs, ours in _GRU],
+    "policy": [*((f"gru.{theirs}", f"gru.{ours}") for theirs, ours in _GRU), ("critic.0.", "critic.")],
+}
+_REGNET = [
+    (".proj.", ".downsample.conv."),
+    (".bn.", ".downsample.bn."),
+    *((f".f.{theirs}.", f".{ours}.conv.") for theirs, ours in zip("abc", ("conv1", "conv2", "conv3"), strict=True)),
+    *((f".f.{theirs}_bn.", f".{ours}.bn.") for theirs, ours in zip("abc", ("conv1", "conv2", "conv3"), strict=True)),
+    (".f.se.f_ex.0.", ".se.fc1."),
+    (".f.se.f_ex.2.", ".se.fc2."),
+    ("fc.", "head.fc."),
+]
+
+
+def _rename(part: str, name: str, config: GFNetConfig, to_ours: bool) -> str:
+    pairs = _RENAMES.get(part) or (_REGNET if config.backbone.startswith("timm/regnety") else [])
+    if name.startswith("stem."):
+        return name
+    for theirs, ours in pairs:
+        old, new = (theirs, ours) if to_ours else (ours, theirs)
+        if old in name:
+            return name.replace(old, new, 1)
+    return name
+
+
+def _official_names(config: GFNetConfig, ours: Iterable[str]) -> dict[str, dict[str, str]]:
+    """For each part: official name -> our full name, for every tensor of the model."""
+    return {
+        part: {
+            _rename(part, name.removeprefix(prefix), config, to_ours=False): name
+            for name in ours
+            if name.startswith(prefix)
+        }
+        for part, prefix in PARTS.items()
+    }
+
+
+def read(path: Path, config: GFNetConfig | None = None) -> GFNet:
+    """The model in an official file; nothing in the file is run. See :func:`gfnet_fast.load`."""
+    content = _unpickle(path)
+    parts = {part: _part(path, content, part) for part in PARTS}
+    if "model_name" in content:
+        config = _from_metadata(path, content, parts, config)
+    elif config is None:
+        config = _from_shapes(path, parts)
+    state = {
+        PARTS[part] + _rename(part, name, config, to_ours=True): tensor
+        for part, tensors in parts.items()
+        for name, tensor in tensors.items()
+    }
+    model = assemble(path, config, state)
+    if "dynamic_threshold" in content:
+        model.thresholds = check_table(path, content["dynamic_threshold"], config.steps)
+        model.default_row = _most_accurate(content.get("budgeted_batch_classification"), len(model.thresholds))
+    return model
+
+
+def _unpickle(path: Path) -> dict[str, Any]:
+    # Plain numbers that numpy wrapped; reading them runs no code of the file's.
+    scalar = getattr(np, "_core", np).multiarray.scalar
+    numbers = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype]
+    numbers += [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
+    try:
+        with torch.serialization.safe_globals(numbers):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        message = f"expected only tensors and plain values, got a file that cannot be read without running code ({reason})"
+        raise CheckpointError(f"{path}: {message}") from error
+    except Exception as error:  # a damaged file fails in whatever way its bytes lead to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: expected a file that torch.save wrote, got a damaged one ({reason})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a dictionary, got {type(content).__name__}")
+    return content
+
+
+def _part(path: Path, content: Mapping[str, Any], part: str) -> dict[str, Any]:
+    tensors = content.get(part)
+    if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
+        raise CheckpointError(f"{path}: expected the state dictionaries {list(PARTS)}, got no {part!r}")
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
+
+
+def _classes(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> int:
+    for name in ("fc.weight", "fc_2.weight"):
+        weight = parts["fc"].get(name)
+        if isinstance(weight, Tensor) and weight.ndim == 2:
+            return weight.shape[0]
+    raise CheckpointError(f"{path}: fc: expected a matrix fc.weight or fc_2.weight, got {sorted(parts['fc'])}")
+
+
+def _from_metadata(
+    path: Path, content: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]], config: GFNetConfig | None
+) -> GFNetConfig:
+    name, patch_size, flops = (content.get(key) for key in ("model_name", "patch_size", "flops"))
+    if not isinstance(name, str) or not isinstance(patch_size, int) or not isinstance(flops, (list, tuple)):
+        kinds = [type(value).__name__ for value in (name, patch_size, flops)]
+        raise CheckpointError(f"{path}: expected model_name, patch_size and flops as str, int and list, got {kinds}")
+    if config is None:
+        config = released(name, patch_size).replace(classes=_classes(path, parts))
+    got = (name, patch_size, len(flops))
+    if got != (config.name, config.patch_size, config.steps):
+        expected = (config.name, config.patch_size, config.steps)
+        raise CheckpointError(f"{path}: expected model_name, patch_size and steps {expected}, got {got}")
+    return config
+
+
+# A tensor that only this family has, by the start of its configurations' names.
+_FAMILIES = {
+    "layer1.0.conv1.weight": "resnet",
+    "features.norm5.weight": "densenet",
+    "s1.b1.f.a.weight": "regnety",
+    "conv_head.bias": "mobilenetv3",
+    "conv_stem.weight": "efficientnet",
+}
+
+
+def _from_shapes(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> GFNetConfig:
+    """The released configuration whose tensors these are, of any class count."""
+    family = next((family for key, family in _FAMILIES.items() if key in parts["model_state_dict"]), None)
+    if family is None:
+        known = ", ".join(sorted({c.name for c in RELEASED}))
+        raise CheckpointError(f"{path}: expected the tensors of one of {known}, got another network; give its config")
+    classes = _classes(path, parts)
+    nearest: list[str] | None = None
+    for candidate in (c.replace(classes=classes) for c in RELEASED if c.name.startswith(family)):
+        ours = {name: tuple(t.shape) for name, t in skeleton(candidate).state_dict().items()}
+        lines = []
+        for part, names in _official_names(candidate, ours).items():
+            lines += differences(parts[part], {official: ours[name] for official, name in names.items()})
+        if not lines:
+            return candidate
+        lines = [f"compared with {candidate.name} at {candidate.patch_size}: {lines[0]}", *lines[1:]]
+        if nearest is None or len(lines) < len(nearest):
+            nearest = lines
+    assert nearest is not None
+    require(path, nearest)
+    raise AssertionError("unreachable: the nearest configuration differs")
+
+
+def _most_accurate(curve: Any, rows: int) -> int:
+    """The row of thresholds with the best stored accuracy, the cheapest of equals; else the dearest."""
+    try:
+        accuracy = np.asarray([float(value) for value in curve[1]])
+    except (TypeError, ValueError, IndexError, KeyError):
+        return rows - 1
+    return int(accuracy.argmax()) if len(accuracy) == rows and accuracy.any() else rows - 1
+
+
+def official_checkpoint(model: GFNet, form: str = "released") -> dict[str, Any]:
+    """`model` as an official checkpoint, for `torch.save`; `form` is "released" or "training".
+
+    Raises CheckpointError for another form.
+    """
+    if form not in ("released", "training"):
+        raise CheckpointError(f"form: expected 'released' or 'training', got {form!r}")
+    config = model.config
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    names = _official_names(config, state)
+    parts = {part: {official: state[ours] for official, ours in table.items()} for part, table in names.items()}
+    if form == "training":
+        return {"epoch": 0, "acc": 0.0, "best_acc": 0.0, "optimizer": None, "ppo_optimizer": None, **parts}
+    for part in ("model_state_dict", "model_prime_state_dict"):
+        parts[part] = {f"module.{name}": tensor for name, tensor in parts[part].items()}
+    assert config.macs is not None
+    content: dict[str, Any] = {
+        "model_name": config.name,
+        "patch_size": config.patch_size,
+        "flops": [float(m) for m in config.macs],
+        **parts,
+    }
+    if model.thresholds is not None:
+        content["dynamic_threshold"] = model.thresholds.clone()
+    return content

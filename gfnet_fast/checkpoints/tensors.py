@@ -1,0 +1,67 @@
+"""Tensors from outside: what is checked before they become a model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gfnet_fast.config import GFNetConfig
+from gfnet_fast.errors import CheckpointError
+from gfnet_fast.model.gfnet import GFNet
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def skeleton(config: GFNetConfig) -> GFNet:
+    """A GFNet without memory for its weights."""
+    with torch.device("meta"):
+        return GFNet(config)
+
+
+def differences(found: Mapping[str, Any], expected: Shapes) -> list[str]:
+    """What keeps `found` from being exactly the tensors of `expected`, one line a tensor."""
+    lines = [f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in found]
+    lines += [f"unexpected {name}" for name in found if name not in expected]
+    for name, shape in expected.items():
+        if name in found and (problem := _problem(name, found[name], shape)):
+            lines.append(problem)
+    return lines
+
+
+def _problem(name: str, value: Any, shape: tuple[int, ...]) -> str | None:
+    if not isinstance(value, Tensor):
+        return f"{name}: expected a tensor, got {type(value).__name__}"
+    if value.layout != torch.strided or value.is_quantized:
+        return f"{name}: expected a dense tensor, got {value.layout}{' quantized' if value.is_quantized else ''}"
+    if tuple(value.shape) != shape:
+        return f"{name}: expected shape {list(shape)}, got {list(value.shape)}"
+    if name.endswith("num_batches_tracked"):
+        integer = not value.is_floating_point() and not value.is_complex()
+        return None if integer else f"{name}: expected an integer, got {value.dtype}"
+    if not value.is_floating_point():
+        return f"{name}: expected a floating-point tensor, got {value.dtype}"
+    if not torch.isfinite(value).all():
+        return f"{name}: expected finite numbers, got {int((~torch.isfinite(value)).sum())} that are not"
+    return None
+
+
+def require(where: object, lines: list[str]) -> None:
+    """Raise CheckpointError that names the first few of the differences and counts the rest."""
+    if lines:
+        rest = f"; and {len(lines) - 4} more" if len(lines) > 4 else ""
+        raise CheckpointError(f"{where}: {'; '.join(lines[:4])}{rest}")
+
+
+def assemble(where: object, config: GFNetConfig, state: Mapping[str, Any]) -> GFNet:
+    """A model of `config` that holds the tensors of `state`, all checked, in float32."""
+    model = skeleton(config)
+    require(where, differences(state, {name: tuple(t.shape) for name, t in model.state_dict().items()}))
+    state = {name: t.float() if t.is_floating_point() else t.long() for name, t in state.items()}
+    model.load_state_dict(state, assign=True)
+    if any(t.is_meta for t in (*model.buffers(), *model.parameters())):  # buffers that no state dict holds
+        model = GFNet(config)
+        model.load_state_dict(state)
+    return model
