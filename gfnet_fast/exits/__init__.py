@@ -1,0 +1,40 @@
+"""When an image leaves: thresholds, budgets, calibration, guarantees.
+
+Everything here works on confidences and counts; it needs no model and no engine. The names below are
+imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "ALWAYS": "rule",
+    "NEVER": "rule",
+    "cap_steps": "rule",
+    "check_thresholds": "rule",
+    "exit_steps": "rule",
+    "BudgetCurve": "official",
+    "evaluate_budgets": "official",
+    "find_thresholds": "official",
+    "official_shares": "official",
+    "thresholds_for_shares": "official",
+    "Budget": "budget",
+    "resolve": "budget",
+    "Calibration": "calibration",
+    "CostTable": "identity",
+    "ModelIdentity": "identity",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,247 @@
+"""What is known of a model's exits on held-out data: the path of thresholds, its costs and its accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfnet_fast.errors import BudgetError
+from gfnet_fast.exits.budget import Budget
+from gfnet_fast.exits.identity import CostTable, ModelIdentity
+from gfnet_fast.exits.official import check_correct, thresholds_for_shares
+from gfnet_fast.exits.path import between, capped_shares, check_path, ends, exit_shares, is_nested
+from gfnet_fast.exits.rule import Floats, _steps, cap_steps, check_confidences
+
+SAMPLE = 4096
+"""Images whose confidences are kept with a calibration, to meet budgets in shares."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The path of thresholds of one model, from the cheapest to the dearest, and what is known of it.
+
+    Attributes
+    ----------
+    model : ModelIdentity
+    thresholds : float32 ``[R, T]``
+        The first row lets everybody exit at the glance, the last nobody before step T.
+    mean_macs : float64 ``[R]``, or None where it is not known
+    shares : float64 ``[R, T]``, or None
+        Share of the held-out images that exit at each step; mean costs of any kind follow from it.
+    accuracy : float64 ``[R]``, or None
+        Percent of held-out images, NaN where it is not known.
+    count : int
+        Held-out images, 0 where it is not known.
+    data_hash, source : str
+        Which data; which search ("official", "joint", "table").
+    cost : CostTable, or None
+    sample : float32 ``[T, M]``, or None
+        Confidences of up to 4,096 of the images.
+    notes : tuple of str
+        What the search found remarkable: ties, empty shares, too few samples.
+    """
+
+    model: ModelIdentity
+    thresholds: Floats
+    mean_macs: Array | None = None
+    shares: Array | None = None
+    accuracy: Array | None = None
+    count: int = 0
+    data_hash: str = ""
+    source: str = "table"
+    cost: CostTable | None = None
+    sample: Floats | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        steps = self.model.steps
+        rows = check_path(self.thresholds, steps)
+        object.__setattr__(self, "thresholds", rows)
+        for name, shape in (("mean_macs", (len(rows),)), ("shares", rows.shape), ("accuracy", (len(rows),))):
+            if (value := getattr(self, name)) is not None:
+                array = np.asarray(value, np.float64)
+                if array.shape != shape or (name != "accuracy" and not np.isfinite(array).all()):
+                    expected = f"{list(shape)} finite numbers, as the thresholds"
+                    raise BudgetError(f"{name}: expected {expected}, got shape {list(array.shape)}")
+                object.__setattr__(self, name, array)
+        if self.shares is not None and not np.allclose(self.shares.sum(axis=1), 1, atol=1e-6):
+            raise BudgetError("shares: expected rows that sum to 1")
+        if self.cost is not None and len(self.cost.milliseconds) != steps:
+            raise BudgetError(f"cost table: expected {steps} steps, got {len(self.cost.milliseconds)}")
+        if self.sample is not None:
+            object.__setattr__(self, "sample", check_confidences(self.sample, steps))
+
+    @classmethod
+    def from_confidences(
+        cls, model: ModelIdentity, thresholds: Any, confidences: Any, correct: Any = None, **more: Any
+    ) -> Calibration:
+        """The calibration of a table of thresholds on held-out data.
+
+        Parameters
+        ----------
+        thresholds : float ``[R, T]``
+            Any rows; the two ends are added and the rows sorted by their mean cost.
+        confidences : float ``[T, N]``
+        correct : bool ``[T, N]``, optional
+            Whether each step's prediction is right; without it the accuracy stays unknown.
+        more
+            `data_hash`, `source`, `cost`, `notes`, or an `accuracy` ``[R]`` of these rows in their
+            order after sorting.
+        """
+        levels = check_confidences(confidences, model.steps)
+        rows = np.concatenate([ends(model.steps), check_path(thresholds, model.steps)])
+        shares = exit_shares(levels, rows)
+        order = _order(shares @ np.array(model.macs), rows)
+        rows, shares = rows[order], shares[order]
+        if correct is not None:
+            right = check_correct(correct, levels.shape)
+            hits = [np.take_along_axis(right, _steps(levels, row)[None] - 1, axis=0).mean() for row in rows]
+            more.setdefault("accuracy", 100 * np.array(hits))
+        macs = shares @ np.array(model.macs)
+        more.setdefault("sample", _thin(levels))
+        return cls(model, rows, macs, shares, count=levels.shape[1], **more)
+
+    @classmethod
+    def from_table(
+        cls, model: ModelIdentity, thresholds: Any, mean_macs: Any = None, accuracy: Any = None, **more: Any
+    ) -> Calibration:
+        """The path of an official checkpoint: thresholds ``[R, T]`` and, where stored, its curve.
+
+        Without `mean_macs` ``[R]`` only the two ends' costs are known, so budgets in multiply-adds are
+        refused until the model is calibrated. Rows come back sorted by cost, with the two ends added.
+        """
+        rows = check_path(thresholds, model.steps)
+        if mean_macs is None:
+            return cls(model, rows, **more)
+        inner = np.asarray(mean_macs, np.float64)
+        known = np.full(len(rows), np.nan) if accuracy is None else np.asarray(accuracy, np.float64)
+        if inner.shape != (len(rows),) or known.shape != inner.shape or not np.isfinite(inner).all():
+            raise BudgetError(
+                f"mean_macs, accuracy: expected {len(rows)} numbers each, one a row of thresholds"
+            )
+        if inner.min() < model.macs[0] * 0.999 or inner.max() > model.macs[-1] * 1.001:
+            span = f"{model.macs[0]:.4g} to {model.macs[-1]:.4g}"
+            raise BudgetError(f"mean_macs: expected {span}, got {inner.min():.4g} to {inner.max():.4g}")
+        rows = np.concatenate([ends(model.steps), rows])
+        costs = np.concatenate([[model.macs[0], model.macs[-1]], inner])
+        known = np.concatenate([[np.nan, np.nan], known])
+        order = _order(costs, rows)
+        return cls(model, rows[order], costs[order], accuracy=known[order], **more)
+
+    @property
+    def nested(self) -> bool:
+        """Whether no threshold ever falls along the path, so that every mean cost rises along it."""
+        return is_nested(self.thresholds)
+
+    def with_cost(self, cost: CostTable) -> Calibration:
+        """This calibration with the measured costs of a device."""
+        return replace(self, cost=cost)
+
+    def check_model(self, model: ModelIdentity) -> None:
+        """Raise BudgetError unless this is the calibration of `model`."""
+        for name in ("name", "patch_size", "steps", "macs"):
+            mine, other = getattr(self.model, name), getattr(model, name)
+            if mine != other:
+                raise BudgetError(f"calibration: expected one for {name} {other}, got one for {mine}")
+
+    def costs(
+        self, target: str = "macs", *, device: str | None = None, max_steps: int | None = None
+    ) -> Array:
+        """Mean cost of an image at each row: float64 ``[R]``, multiply-adds or milliseconds.
+
+        Parameters
+        ----------
+        target : "macs" or "latency_ms"
+        device : str
+            The device that runs; has to be the cost table's for ``latency_ms``.
+        max_steps : int, optional
+            With nobody taking more steps than these.
+        """
+        if target == "latency_ms":
+            if self.cost is None:
+                raise BudgetError("latency_ms: no measured costs; run `gfnet-fast calibrate` on this device")
+            if device != self.cost.device:
+                wanted = f"costs measured on {device!r}"
+                raise BudgetError(f"latency_ms: expected {wanted}, got {self.cost.device!r}; calibrate on it")
+            price = np.array(self.cost.milliseconds)
+        else:
+            price = np.array(self.model.macs)
+        if self.shares is not None:
+            return capped_shares(self.shares, max_steps) @ price
+        if target == "macs" and self.mean_macs is not None and max_steps in (None, self.model.steps):
+            return self.mean_macs
+        raise BudgetError(
+            f"{target}: the shares of this table's rows are not known; run `gfnet-fast calibrate`"
+        )
+
+    def at(self, position: float) -> Floats:
+        """The thresholds at a position on the path, 0 (cheapest) to R - 1 (dearest): float32 ``[T]``."""
+        last = len(self.thresholds) - 1
+        if not 0 <= position <= last:
+            raise BudgetError(f"position: expected 0 to {last}, got {position}")
+        low = min(int(position), max(last - 1, 0))
+        return between(self.thresholds[low], self.thresholds[min(low + 1, last)], position - low)
+
+    def position(self, budget: Budget, *, device: str | None = None) -> float:
+        """Where on the path a budget in ``macs`` or ``latency_ms`` is met.
+
+        Raises BudgetError, with the range there is, where it cannot be.
+        """
+        if budget.target not in ("macs", "latency_ms"):
+            raise BudgetError(f"position: expected a budget in macs or latency_ms, got {budget}")
+        wanted = float(getattr(budget, budget.target))
+        cap_steps(self.thresholds[0], budget.max_steps)
+        costs = self.costs(budget.target, device=device, max_steps=budget.max_steps)
+        if not costs.min() * (1 - 1e-9) <= wanted <= costs.max() * (1 + 1e-9):
+            span = f"{costs.min():.6g} (all exit at the glance) to {costs.max():.6g} (nobody exits early)"
+            raise BudgetError(f"{budget.target}: expected {span}, got {wanted:.6g}")
+        return position_of(costs, wanted)
+
+    def resolve(self, budget: Budget, *, device: str | None = None) -> Floats:
+        """The thresholds that meet a budget: float32 ``[T]``; see :func:`gfnet_fast.exits.resolve`."""
+        steps = self.model.steps
+        if budget.target == "shares":
+            if budget.shares is None or len(budget.shares) != steps:
+                raise BudgetError(
+                    f"shares: expected {steps} numbers, one a step, got {len(budget.shares or ())}"
+                )
+            if self.sample is None:
+                raise BudgetError(
+                    "shares: no held-out confidences; run `gfnet-fast calibrate`, or give thresholds"
+                )
+            return cap_steps(thresholds_for_shares(self.sample, budget.shares), budget.max_steps)
+        if budget.target in ("macs", "latency_ms"):
+            return cap_steps(self.at(self.position(budget, device=device)), budget.max_steps)
+        from gfnet_fast.exits.budget import resolve
+
+        return resolve(budget, steps, self)
+
+
+def position_of(costs: Array, wanted: float) -> float:
+    """Where rising costs ``[R]`` reach a value, linear between rows; the first such place."""
+    high = int(np.searchsorted(costs, wanted))
+    if high == 0:
+        return 0.0
+    if high == len(costs):
+        return float(len(costs) - 1)
+    low = high - 1
+    return low + float((wanted - costs[low]) / (costs[high] - costs[low]))
+
+
+def _order(costs: Array, rows: Floats) -> NDArray[np.intp]:
+    """The order of rows by cost, then by their thresholds, cheapest first."""
+    return np.lexsort((*np.clip(rows, 0, 2).T[::-1], costs))
+
+
+def _thin(confidences: Floats) -> Floats:
+    """Up to `SAMPLE` images, evenly spaced in the glance's confidence: ``[T, N]`` -> ``[T, M]``."""
+    count = confidences.shape[1]
+    if count <= SAMPLE:
+        return confidences
+    places = np.floor((np.arange(SAMPLE) + 0.5) * count / SAMPLE).astype(np.int64)
+    return confidences[:, np.argsort(confidences[0], kind="stable")[places]]

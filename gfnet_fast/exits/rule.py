@@ -1,0 +1,114 @@
+"""The exit rule: an image leaves at the first step whose confidence reaches the step's threshold.
+
+Source: Huang et al., "Glance and Focus", NeurIPS 2020 (arXiv 2010.05300), section 3.1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfnet_fast.errors import BudgetError
+
+NEVER = 1e8
+"""The threshold of a step at which nobody exits."""
+
+ALWAYS = -1e8
+"""The threshold of the last step: whoever gets there exits."""
+
+Floats = NDArray[np.float32]
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """A numpy view of an array, a sequence, or a tensor on any device."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values)
+
+
+def check_thresholds(values: Any, steps: int) -> Floats:
+    """Thresholds for a model of `steps` steps, checked: ``[T]`` numbers -> float32 ``[T]``.
+
+    The last threshold may be any number up to 0, which every confidence reaches; it comes back as
+    ``-1e8``, its agreed form. ``1e8`` says that nobody exits at a step.
+
+    Raises
+    ------
+    BudgetError
+        On another length, NaN or infinity, or a last threshold above 0.
+    """
+    try:
+        array = as_array(values).astype(np.float32)
+    except (TypeError, ValueError):
+        raise BudgetError(f"thresholds: expected {steps} numbers, got {type(values).__name__}") from None
+    if array.shape != (steps,):
+        raise BudgetError(f"thresholds: expected {steps} numbers, one a step, got shape {list(array.shape)}")
+    if not np.isfinite(array).all():
+        raise BudgetError(f"thresholds: expected finite numbers (1e8: nobody exits), got {array.tolist()}")
+    if array[-1] > 0:
+        raise BudgetError(
+            f"thresholds: expected -1e8 for the last step, which always exits, got {array[-1]:g}"
+        )
+    array[-1] = ALWAYS
+    return array
+
+
+def check_confidences(values: Any, steps: int | None = None) -> Floats:
+    """Confidences (largest softmax probability by step and image), checked: -> float32 ``[T, N]``.
+
+    Raises BudgetError on another shape, no image, NaN, or a value outside 0..1.
+    """
+    array = as_array(values)
+    wanted = "T >= 2" if steps is None else str(steps)
+    if array.ndim != 2 or array.shape[0] < 2 or array.shape[1] < 1 or steps not in (None, array.shape[0]):
+        raise BudgetError(f"confidences: expected shape [{wanted}, N >= 1], got {list(array.shape)}")
+    array = array.astype(np.float32, copy=False)
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 1 + 1e-5):
+        bad = int((~((array >= 0) & (array <= 1 + 1e-5))).sum())
+        raise BudgetError(
+            f"confidences: expected numbers in 0..1, got {bad} of {array.size} that are NaN or outside"
+        )
+    return array
+
+
+def exit_steps(confidences: Any, thresholds: Any) -> NDArray[np.int64]:
+    """The step (1..T) at which each image exits; the last step always exits.
+
+    Parameters
+    ----------
+    confidences : float ``[T, N]``
+    thresholds : float ``[T]``, or ``[R, T]`` for R rows at once
+
+    Returns
+    -------
+    int64 ``[N]``, or ``[R, N]``. With ``confidences = [[.9, .2], [.1, .8], [.3, .4]]`` and
+    ``thresholds = [.5, .9, -1e8]`` it is ``[1, 3]``.
+    """
+    levels = check_confidences(confidences)
+    rows = as_array(thresholds)
+    if rows.ndim == 2:
+        return np.stack([_steps(levels, check_thresholds(row, len(levels))) for row in rows]).astype(np.int64)
+    return _steps(levels, check_thresholds(rows, len(levels))).astype(np.int64)
+
+
+def _steps(confidences: Floats, thresholds: Floats) -> NDArray[np.uint8]:
+    """:func:`exit_steps` for checked arguments and one row, one byte a step."""
+    last = len(confidences)
+    steps = np.full(confidences.shape[1], last, np.uint8)
+    for k in range(last - 2, -1, -1):
+        steps[confidences[k] >= thresholds[k]] = k + 1
+    return steps
+
+
+def cap_steps(thresholds: Any, max_steps: int | None) -> Floats:
+    """Thresholds with which nobody takes more than `max_steps` steps: ``[T]`` -> float32 ``[T]``."""
+    array = np.array(as_array(thresholds), np.float32)
+    if max_steps is None:
+        return array
+    if not 1 <= max_steps <= len(array):
+        raise BudgetError(f"max_steps: expected 1 to {len(array)}, the steps of this model, got {max_steps}")
+    array[max_steps - 1 :] = ALWAYS
+    return array
