@@ -149,6 +149,8 @@ def _build_timm(name: str, classes: int, args: dict[str, Any]) -> nn.Module:
     if name == "mobilenetv3_large_125":
         from timm.models.mobilenetv3 import _gen_mobilenet_v3
 
+        # Registered for x1.0 only; the configuration given here keeps timm from warning that it has none.
+        args = {"pretrained_cfg": timm.get_pretrained_cfg("mobilenetv3_large_100"), **args}
         return _gen_mobilenet_v3(name, 1.25, num_classes=classes, **args)
     if not timm.is_model(name):
         raise CheckpointError(f"backbone: expected a timm model, got {name!r}")

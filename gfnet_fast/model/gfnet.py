@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,10 @@ from gfnet_fast.errors import CheckpointError, InputError
 from gfnet_fast.model.backbones import build_encoder
 from gfnet_fast.model.classifiers import build_classifier
 from gfnet_fast.model.policy import Policy
+
+
+# The thresholds of a step at which nobody leaves, and of the last, at which all do.
+NEVER, ALWAYS = 1e8, -1e8
 
 
 class Trace(NamedTuple):
@@ -68,6 +72,8 @@ class GFNet(nn.Module):
         float32 ``[R, T]``: the exit thresholds that came with the weights, cheapest budget first.
     default_row : int
         The row of `thresholds` that is used when no budget is named.
+    calibration : Calibration or None
+        What those thresholds were found on and cost, where it is known; see :mod:`gfnet_fast.exits`.
     labels : tuple of str, or None
         Names of the classes.
     """
@@ -83,6 +89,7 @@ class GFNet(nn.Module):
         self.map_shape = map_shape
         self.thresholds: Tensor | None = None
         self.default_row = 0
+        self.calibration: Any = None
         self.labels: tuple[str, ...] | None = None
         if config.macs is None:
             from gfnet_fast.model.macs import count_macs
@@ -95,6 +102,14 @@ class GFNet(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def default_thresholds(self) -> Tensor:
+        """The thresholds used where no budget is named, float32 ``[T]``: without any, nobody exits early."""
+        if self.thresholds is not None:
+            return self.thresholds[self.default_row].clone()
+        row = torch.full((self.config.steps,), NEVER)
+        row[-1] = ALWAYS
+        return row
+
     def thumbnail(self, images: Tensor) -> Tensor:
         """The glance's input: normalised ``[B, 3, S, S]`` -> ``[B, 3, P, P]``, align_corners, no antialias."""
         size, mode = [self.config.patch_size] * 2, self.config.glance_filter
@@ -104,7 +119,8 @@ class GFNet(nn.Module):
         """uint8 ``[B, 3, H, W]`` or ``[B, H, W, 3]`` -> float32 ``[B, 3, H, W]``, (x / 255 - mean) / std."""
         if images.shape[1] != 3:
             images = images.permute(0, 3, 1, 2)
-        mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (self.config.mean, self.config.std))
+        mean = torch.tensor(self.config.mean, device=images.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.config.std, device=images.device).view(1, 3, 1, 1)
         return (images.float() / 255 - mean) / std
 
     def glance(self, images: Tensor) -> tuple[Tensor, StepState]:

@@ -1,0 +1,5 @@
+"""The command line. Heavy packages are imported by the commands that need them."""
+
+from gfnet_fast.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,78 @@
+"""`gfnet-fast info` and `gfnet-fast convert`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gfnet_fast.cli.app import app, model_path
+from gfnet_fast.errors import InputError
+
+
+class Form(str, Enum):
+    native = "native"
+    released = "released"
+    training = "training"
+
+
+@app.command()
+def info(path: Annotated[str, typer.Argument(help="Checkpoint file or folder, or 'digits'.")]) -> None:
+    """Say what a checkpoint holds."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from gfnet_fast.checkpoints import load
+    from gfnet_fast.model.macs import static_macs
+
+    model = load(model_path(path))
+    config = model.config
+    assert config.macs is not None
+    console = Console(highlight=False)
+    facts = {
+        "name": config.name,
+        "backbone": config.backbone + (f" {dict(config.backbone_args)}" if config.backbone_args else ""),
+        "classes": str(config.classes) + (" (named)" if model.labels else ""),
+        "image": f"{config.image_size} px; short side resized to {config.resize_to}, {config.resize_filter}",
+        "glance, crops": f"{config.patch_size} px; glance {config.glance_filter}",
+        "classifier": config.classifier + (", glance by the encoder's own head" if config.glance_head else ""),
+        "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",
+        "one full image": f"{static_macs(model) / 1e6:.1f} M multiply-adds in the backbone alone",
+        "thresholds": "none: every image takes all steps"
+        if model.thresholds is None
+        else f"{len(model.thresholds)} rows, row {model.default_row} where no budget is named",
+    }
+    grid = Table.grid(padding=(0, 2))
+    for key, value in facts.items():
+        grid.add_row(key, value)
+    console.print(grid)
+    table = Table("exit step", "M multiply-adds", "threshold")
+    for step, (macs, threshold) in enumerate(zip(config.macs, model.default_thresholds().tolist(), strict=True), 1):
+        shown = "always" if step == config.steps else "never" if threshold > 1 else f"{threshold:.4f}"
+        table.add_row(str(step), f"{macs / 1e6:.1f}", shown)
+    console.print(table)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Checkpoint file or folder.")],
+    target: Annotated[Path, typer.Argument(help="A folder for the native form, a file for the official ones.")],
+    to: Annotated[Form, typer.Option(help="native folder, or official file as released or as training saves it.")]
+    = Form.native,
+) -> None:
+    """Write a checkpoint in another form."""
+    import torch
+
+    from gfnet_fast.checkpoints import load, official_checkpoint, save
+
+    if target.exists():
+        raise InputError(f"{target}: expected a path where nothing is yet, got one that exists")
+    model = load(model_path(source))
+    if to is Form.native:
+        save(model, target)
+    else:
+        part = target.with_name(target.name + ".part")
+        torch.save(official_checkpoint(model, to.value), part)
+        part.replace(target)

@@ -1,0 +1,131 @@
+"""`gfnet-fast predict`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from gfnet_fast.cli.app import SOME_FAILED, app, model_path
+
+if TYPE_CHECKING:
+    from gfnet_fast.exits import Budget
+    from gfnet_fast.results import Result
+
+
+class Format(str, Enum):
+    table = "table"
+    jsonl = "jsonl"
+
+
+MODEL_HELP = "Checkpoint file or folder; 'digits' is the model that comes with the package."
+
+
+@app.command()
+def predict(
+    sources: Annotated[list[str], typer.Argument(help="Image files, folders or globs.", show_default=False)],
+    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)],
+    format: Annotated[Format, typer.Option("--format", "-f", help="How results are written.")] = Format.table,
+    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="A file instead of stdout.")] = None,
+    thresholds: Annotated[Optional[str], typer.Option(help="T exit thresholds, e.g. 0.8,0.7,-1e8.")] = None,
+    macs: Annotated[Optional[float], typer.Option(help="Budget: mean multiply-adds an image.")] = None,
+    max_steps: Annotated[Optional[int], typer.Option(help="No image takes more steps.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Images that go through together.")] = 64,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> None:
+    """Classify images; each takes as many steps as it needs.
+
+    An image that cannot be used is reported in its place, the others go on, and the exit status is 3.
+    """
+    budget = _budget(thresholds, macs, max_steps)
+    from gfnet_fast.predictor import Predictor
+
+    predictor = Predictor.from_pretrained(model_path(model), device=device, budget=budget, batch=batch)
+    results = _progress(_results(predictor, sources), quiet)
+    failed = total = 0
+    out = output.open("w") if output else sys.stdout
+    try:
+        write = _jsonl if format is Format.jsonl else _Table(predictor.config.steps)
+        for result in results:
+            total, failed = total + 1, failed + (result.error is not None)
+            print(write(result), file=out)
+            if result.error is not None:
+                print(f"error: {result.error}", file=sys.stderr)
+    finally:
+        if output:
+            out.close()
+    if failed:
+        print(f"{failed} of {total} inputs failed", file=sys.stderr)
+        raise typer.Exit(SOME_FAILED)
+
+
+def _budget(thresholds: str | None, macs: float | None, max_steps: int | None) -> Budget | None:
+    from gfnet_fast.exits import Budget
+
+    if thresholds is None and macs is None and max_steps is None:
+        return None
+    try:
+        row = None if thresholds is None else tuple(float(value) for value in thresholds.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"thresholds: expected numbers with commas between, got {thresholds!r}") from error
+    return Budget(thresholds=row, macs=macs, max_steps=max_steps)
+
+
+def _results(predictor, sources: list[str]) -> Iterator[Result]:  # type: ignore[no-untyped-def]
+    """Every source's results; one that stands for no image is one error, not the end."""
+    from gfnet_fast.errors import InputError
+    from gfnet_fast.results import Result
+    from gfnet_fast.sources import expand
+
+    def items() -> Iterator[object]:
+        for source in sources:
+            try:
+                yield from expand(source)
+            except InputError as error:
+                empty.append(Result(source, error=str(error)))
+
+    empty: list[Result] = []
+    yield from predictor.stream(items(), on_error="return")
+    yield from empty
+
+
+def _progress(results: Iterator[Result], quiet: bool) -> Iterator[Result]:
+    if quiet or not sys.stderr.isatty():
+        yield from results
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} images"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        for result in results:
+            yield result
+            bar.advance(task)
+
+
+def _jsonl(result: Result) -> str:
+    return json.dumps(result.to_dict())
+
+
+class _Table:
+    """One aligned line a result, written as it comes."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._head = f"{'class':>24}  {'confidence':>10}  {'step':>5}  {'M macs':>8}  source\n"
+
+    def __call__(self, result: Result) -> str:
+        head, self._head = self._head, ""
+        if result.error is not None:
+            return f"{head}{'error':>24}  {'':>10}  {'':>5}  {'':>8}  {result.source}"
+        name = result.label if result.label is not None else str(result.class_id)
+        step = f"{result.exit_step}/{self._steps}"
+        cost = (result.macs or 0) / 1e6
+        return f"{head}{name[:24]:>24}  {result.confidence:>10.3f}  {step:>5}  {cost:>8.1f}  {result.source}"

@@ -1,0 +1,1 @@
+"""What makes it fast: how images go through the steps, and when they leave."""

@@ -1,0 +1,56 @@
+"""Early exit in plain torch: after each step the survivors, and only they, go on.
+
+The simplest engine there is, and the one that the others are compared with: one batch at a time, a
+boolean index and a wait at every step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gfnet_fast.model.gfnet import GFNet, crop_origins
+from gfnet_fast.results import Prediction
+
+
+class EagerEngine:
+    """Runs batches through a model, step by step; float32 on the model's device."""
+
+    def __init__(self, model: GFNet, batch: int = 64) -> None:
+        """`batch`: how many images are in flight at once."""
+        self.model = model
+        self.batch = batch
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, thresholds: Tensor) -> Prediction:
+        """uint8 ``[B, S, S, 3]`` or ``[B, 3, S, S]``, or normalised float; thresholds ``[T]``."""
+        parts = [self._predict(chunk, thresholds) for chunk in images.split(self.batch)]
+        return Prediction(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def _predict(self, images: Tensor, thresholds: Tensor) -> Prediction:
+        config, count = self.model.config, len(images)
+        images = images.float() if images.is_floating_point() else self.model.normalise(images)
+        out = Prediction(
+            class_id=images.new_empty(count, dtype=torch.long),
+            confidence=images.new_empty(count),
+            exit_step=images.new_empty(count, dtype=torch.long),
+            logits=images.new_empty(count, config.classes),
+            origins=images.new_full((count, config.steps - 1, 2), -1, dtype=torch.long),
+        )
+        rows = torch.arange(count, device=images.device)
+        logits, state = self.model.glance(images)
+        for step in range(1, config.steps + 1):
+            confidence, label = logits.softmax(1).max(1)
+            leaves = (confidence >= thresholds[step - 1]) | (step == config.steps)
+            gone = rows[leaves]
+            out.class_id[gone], out.confidence[gone] = label[leaves], confidence[leaves]
+            out.exit_step[gone], out.logits[gone] = step, logits[leaves]
+            stays = ~leaves
+            rows, images, state = rows[stays], images[stays], state.select(stays)
+            if len(rows) == 0:
+                break
+            action, state = self.model.look(state)
+            origins = crop_origins(action, config.image_size, config.patch_size)
+            out.origins[rows, step - 1] = origins
+            logits, state = self.model.focus(images, origins, state, step + 1)
+        return out
