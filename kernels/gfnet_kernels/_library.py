@@ -1,0 +1,104 @@
+"""Registration of the ops with torch, and the checks they share."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+_LIBRARY = torch.library.Library("gfnet_kernels", "DEF")
+_debug = os.environ.get("GFNET_KERNELS_DEBUG", "0") == "1"
+
+
+def set_debug(on: bool) -> bool:
+    """Switch the value checks of tensors on a GPU on or off; returns the former setting.
+
+    Each check waits for the device, so the switch is for tests and for hunting a bug, never for CUDA
+    graph capture. The environment variable ``GFNET_KERNELS_DEBUG=1`` sets it at import. Tensors on the CPU
+    are always checked: reading them waits for nothing.
+    """
+    global _debug
+    before, _debug = _debug, on
+    return before
+
+
+def register(name: str, arguments: str, *, cpu: Callable, cuda: Callable, values: Callable) -> Callable:
+    """Define an op that writes into its caller's buffers, and return its dispatcher entry.
+
+    Parameters
+    ----------
+    name, arguments
+        The op's name and its schema's arguments; written buffers are marked ``Tensor(a!)``.
+    cpu, cuda
+        Plain torch, and the launcher of the Triton kernel.
+    values
+        Raises ValueError for bad values; runs before `cpu` always, before `cuda` under the debug switch.
+    """
+
+    def run_cpu(*args: Any) -> None:
+        values(*args)
+        cpu(*args)
+
+    def run_cuda(*args: Any) -> None:
+        if _debug:
+            values(*args)
+        with torch.cuda.device(args[0].device):
+            cuda(*args)
+
+    _LIBRARY.define(f"{name}({arguments}) -> ()")
+    _LIBRARY.impl(name, run_cpu, "CPU")
+    _LIBRARY.impl(name, run_cuda, "CUDA")
+    torch.library.register_fake(f"gfnet_kernels::{name}", lambda *args: None, lib=_LIBRARY)
+    return getattr(torch.ops.gfnet_kernels, name).default
+
+
+def expect(ok: bool, what: str, expected: object, got: object) -> None:
+    """Raise ValueError naming the argument, what was expected and what came."""
+    if not ok:
+        raise ValueError(f"{what}: expected {expected}, got {got}")
+
+
+def expect_tensor(
+    what: str,
+    tensor: Tensor,
+    shape: tuple[int | None, ...],
+    dtypes: tuple[torch.dtype, ...],
+    device: torch.device,
+) -> None:
+    """Check a tensor's rank, extents (None: any), dtype and device; none of it waits for the device."""
+    got = tuple(tensor.shape)
+    ok = len(got) == len(shape) and all(
+        want is None or want == have for want, have in zip(shape, got, strict=True)
+    )
+    expect(ok, f"{what}.shape", "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")", got)
+    expect(tensor.dtype in dtypes, f"{what}.dtype", " or ".join(str(d) for d in dtypes), tensor.dtype)
+    expect(tensor.device == device, f"{what}.device", device, tensor.device)
+
+
+def expect_range(what: str, values: Tensor, low: int, high: int) -> None:
+    """Check that every value lies in low..high, both included; waits for a GPU."""
+    if values.numel():
+        least, most = (int(v) for v in torch.aminmax(values))
+        expect(low <= least and most <= high, what, f"{low}..{high}", f"{least}..{most}")
+
+
+def expect_pixels(mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, size: int) -> None:
+    """Check what crop and glance share."""
+    expect(len(mean) == 3 and len(std) == 3, "mean and std", "3 values each", (len(mean), len(std)))
+    expect(all(s != 0 for s in std), "std", "no zero", tuple(std))
+    expect(dtype in FLOAT_DTYPES, "dtype", " or ".join(map(str, FLOAT_DTYPES)), dtype)
+    expect(size >= 1, "size", "at least 1", size)
+
+
+def output(out: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The caller's buffer, checked, or a new one; four dimensions mean channels-last memory."""
+    memory = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    if out is None:
+        return torch.empty(shape, dtype=dtype, device=device, memory_format=memory)
+    expect_tensor("out", out, shape, (dtype,), device)
+    dense = out.permute(0, 2, 3, 1) if len(shape) == 4 else out
+    expect(dense.is_contiguous(), "out memory", memory, f"strides {out.stride()}")
+    return out

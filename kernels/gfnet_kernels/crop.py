@@ -1,0 +1,206 @@
+"""P x P windows at integer origins, normalised, cast, channels-last.
+
+    images  [N, 3, H, W] or [N, H, W, 3], any strides, or an ImageTable
+    slots   [n] int32          which image each output row reads; -1: the row is zero
+    origins [n, 2] int32       (row, column) of a window's first pixel; by_slot: [slots, 2], read at the slot
+    out     [n, 3, P, P]       in channels-last memory
+
+With images [2, 4, 4, 3], slots [1, -1] and origins [[2, 0], [0, 0]], crop(..., size=2, ...) gives
+out[0] = image 1, rows 2..3, columns 0..1, and out[1] = 0.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gfnet_kernels._library import expect, expect_pixels, expect_range, expect_tensor, output, register
+from gfnet_kernels.images import (
+    TRITON_DTYPES,
+    ImageTable,
+    affine,
+    by_channel,
+    image_list,
+    normalised,
+    open_image,
+    open_images,
+)
+from gfnet_kernels.pixels import batches, flatten, live_rows, normalise_lines, windows
+
+ROWS, COLUMNS, WARPS = 16, 128, 4
+REGISTERS = 64
+
+
+@triton.jit
+def crop_kernel(
+    images, slots, origins, out, image_stride, row_stride, column_stride, channel_stride,
+    scale0, scale1, scale2, bias0, bias1, bias2,
+    SIZE: tl.constexpr, DTYPE: tl.constexpr, RAGGED: tl.constexpr, BY_SLOT: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    across: tl.constexpr = (3 * SIZE + COLUMNS - 1) // COLUMNS
+    down: tl.constexpr = (SIZE + ROWS - 1) // ROWS
+    program = tl.program_id(0).to(tl.int64)
+    row = program // (across * down)
+    tile = (program % (across * down)).to(tl.int32)
+    y = tile // across * ROWS + tl.arange(0, ROWS)
+    k = tile % across * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (y < SIZE)[:, None] & (k < 3 * SIZE)[None, :]
+    x = k // 3
+    c = k % 3
+
+    slot = tl.load(slots + row).to(tl.int64)
+    live = slot >= 0
+    readable = (y < tl.where(live, SIZE, 0))[:, None] & (k < 3 * SIZE)[None, :]
+    slot = tl.maximum(slot, 0)
+    origin = origins + (slot if BY_SLOT else row) * 2
+    top = tl.load(origin).to(tl.int64)
+    left = tl.load(origin + 1).to(tl.int64)
+    pixels, _, _, row_stride, column_stride, channel_stride = open_image(
+        images, slot, 0, 0, image_stride, row_stride, column_stride, channel_stride, DTYPE, RAGGED
+    )
+    pixels += top * row_stride + left * column_stride
+    at = (y.to(tl.int64) * row_stride)[:, None] + (x.to(tl.int64) * column_stride + c * channel_stride)[
+        None, :
+    ]
+    value = tl.load(pixels + at, mask=readable, other=0).to(tl.float32)
+
+    scale = by_channel(c, scale0, scale1, scale2)[None, :]
+    bias = by_channel(c, bias0, bias1, bias2)[None, :]
+    value = tl.where(live, value * scale + bias, 0.0)
+
+    to = row * (3 * SIZE * SIZE) + y[:, None] * (3 * SIZE) + k[None, :]
+    tl.store(out + to, value.to(out.dtype.element_ty), mask=inside)
+
+
+def crop_launch(
+    images: Tensor, slots: Tensor, origins: Tensor, out: Tensor, mean: Sequence[float], std: Sequence[float],
+    table: torch.dtype | None, by_slot: bool,
+) -> None:  # fmt: skip
+    """Launch one program per tile of ROWS x COLUMNS values of one output row."""
+    size, dtype = out.shape[2], table or images.dtype
+    tiles = triton.cdiv(3 * size, COLUMNS) * triton.cdiv(size, ROWS)
+    image, channel, row, column = (0, 0, 0, 0) if table else images.stride()
+    if len(slots):
+        crop_kernel[(len(slots) * tiles,)](
+            images, slots, origins, out, image, row, column, channel, *affine(mean, std, dtype),
+            SIZE=size, DTYPE=TRITON_DTYPES[dtype], RAGGED=table is not None, BY_SLOT=by_slot,
+            ROWS=ROWS, COLUMNS=COLUMNS, num_warps=WARPS, enable_fp_fusion=True,
+        )  # fmt: skip
+
+
+def _crop_cpu(
+    images: Tensor, slots: Tensor, origins: Tensor, out: Tensor, mean: Sequence[float], std: Sequence[float],
+    table: torch.dtype | None, by_slot: bool,
+) -> None:  # fmt: skip
+    size, to = out.shape[2], out.permute(0, 2, 3, 1)
+    rows, slots = live_rows(slots, out)
+    if not len(slots):
+        return
+    if by_slot or rows is not None:
+        origins = origins.index_select(0, slots if by_slot else rows)
+    flat = flatten(images, table, slots)
+    start = flat.fields[:, 0] + (origins * flat.fields[:, 3:5]).sum(1)
+    for block, written in batches(flat, rows, slice(4, 6), 3 * size * size):
+        pixels = windows(flat, block, start, size, size).permute(0, 2, 3, 1)
+        direct = out.dtype == torch.float32 and isinstance(written, slice)
+        values = to[written] if direct else torch.empty(pixels.shape)
+        values.copy_(pixels)
+        normalise_lines(values, pixels.dtype == torch.uint8, mean, std)
+        if not direct:
+            to[written] = values.to(out.dtype)
+
+
+def _crop_values(
+    images: Tensor, slots: Tensor, origins: Tensor, out: Tensor, mean: Sequence[float], std: Sequence[float],
+    table: torch.dtype | None, by_slot: bool,
+) -> None:  # fmt: skip
+    expect_range("slots", slots, -1, len(images) - 1)
+    size, rows = out.shape[2], (slots >= 0).nonzero()[:, 0]
+    slots = slots.index_select(0, rows).long()
+    origins = origins.index_select(0, slots if by_slot else rows)
+    if not len(slots):
+        return
+    if table is None:
+        room = torch.tensor((images.shape[2] - size, images.shape[3] - size), device=origins.device)
+    else:
+        room = images.index_select(0, slots)[:, 1:3] - size
+    least = int(room.min())
+    expect(least >= 0, "size", f"at most the image's {least + size}", size)
+    outside = ((origins < 0) | (origins > room)).any(1)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        limit = room.expand(len(slots), 2)[row].tolist()
+        expect(False, f"origins at row {int(rows[row])}", f"0..{limit}", origins[row].tolist())
+
+
+_crop = register(
+    "crop",
+    "Tensor images, Tensor slots, Tensor origins, Tensor(a!) out, float[] mean, float[] std, "
+    "ScalarType? table, bool by_slot",
+    cpu=_crop_cpu,
+    cuda=crop_launch,
+    values=_crop_values,
+)
+
+
+def crop(
+    images: Tensor | ImageTable, slots: Tensor, origins: Tensor, size: int, mean: Sequence[float],
+    std: Sequence[float], dtype: torch.dtype, *, by_slot: bool = False, layout: str | None = None,
+    out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Cut one size x size window per row, normalised and cast, in channels-last memory.
+
+    Parameters
+    ----------
+    images
+        uint8, float32, float16 or bfloat16: [N, 3, H, W] or [N, H, W, 3] of any strides, or an `ImageTable`.
+    slots
+        int32 [n]: the image of each row; -1 makes the row zero.
+    origins
+        int32 [n, 2], (row, column) of each window's first pixel; with `by_slot` [N, 2], read at the slot.
+    mean, std
+        Three values each, of channels in 0..1: uint8 pixels are divided by 255 first, float pixels are taken
+        as they are. Mean 0 and std 1 leave float images unchanged.
+    dtype
+        float32, float16 or bfloat16; the arithmetic is float32.
+    layout
+        "NCHW" or "NHWC", needed where both axes have length 3.
+    out
+        Caller's buffer [n, 3, size, size] in channels-last memory, for a captured graph.
+
+    Raises
+    ------
+    ValueError
+        For shapes, dtypes and devices always; for slots and origins outside, and windows larger than their
+        image, on the CPU always and on a GPU under `set_debug`.
+    """
+    source, table = open_images(images, layout)
+    count = len(slots)
+    expect_pixels(mean, std, dtype, size)
+    expect_tensor("slots", slots, (None,), (torch.int32,), source.device)
+    expect_tensor("origins", origins, (len(source) if by_slot else count, 2), (torch.int32,), source.device)
+    if table is None:
+        expect(size <= min(source.shape[2:]), "size", f"at most the image's {tuple(source.shape[2:])}", size)
+    out = output(out, (count, 3, size, size), dtype, source.device)
+    _crop(source, slots.contiguous(), origins.contiguous(), out, mean, std, table, by_slot)
+    return out
+
+
+def crop_reference(
+    images: Tensor | ImageTable, slots: Tensor, origins: Tensor, size: int, mean: Sequence[float],
+    std: Sequence[float], dtype: torch.dtype, *, by_slot: bool = False, layout: str | None = None,
+    out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Same as `crop`, one slice at a time."""
+    pictures = image_list(images, layout)
+    result = torch.zeros(len(slots), 3, size, size, dtype=dtype, device=slots.device)
+    for row, slot in enumerate(slots.tolist()):
+        if slot >= 0:
+            top, left = origins[slot if by_slot else row].tolist()
+            window = pictures[slot][:, top : top + size, left : left + size]
+            result[row] = normalised(window, mean, std).to(dtype)
+    result = result.contiguous(memory_format=torch.channels_last)
+    return result if out is None else out.copy_(result)
