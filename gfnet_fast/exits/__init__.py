@@ -22,7 +22,11 @@ _HOME = {
     "thresholds_for_shares": "official",
     "Budget": "budget",
     "resolve": "budget",
+    "BudgetWarning": "rule",
     "Calibration": "calibration",
+    "calibrate": "search",
+    "JointPath": "search",
+    "joint_search": "search",
     "CostTable": "identity",
     "ModelIdentity": "identity",
 }

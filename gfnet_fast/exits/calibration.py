@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,11 +13,24 @@ from gfnet_fast.errors import BudgetError
 from gfnet_fast.exits.budget import Budget
 from gfnet_fast.exits.identity import CostTable, ModelIdentity
 from gfnet_fast.exits.official import check_correct, thresholds_for_shares
-from gfnet_fast.exits.path import between, capped_shares, check_path, ends, exit_shares, is_nested
-from gfnet_fast.exits.rule import Floats, _steps, cap_steps, check_confidences
+from gfnet_fast.exits.path import (
+    between,
+    capped_shares,
+    check_path,
+    curve,
+    ends,
+    is_nested,
+    position_of,
+    refine,
+)
+from gfnet_fast.exits.rule import BudgetWarning, Floats, cap_steps, check_confidences
 
 SAMPLE = 4096
 """Images whose confidences are kept with a calibration, to meet budgets in shares."""
+
+
+POINTS = 257
+"""Rows of a path that is made from held-out data."""
 
 Array = NDArray[np.float64]
 
@@ -78,33 +92,39 @@ class Calibration:
 
     @classmethod
     def from_confidences(
-        cls, model: ModelIdentity, thresholds: Any, confidences: Any, correct: Any = None, **more: Any
+        cls,
+        model: ModelIdentity,
+        thresholds: Any,
+        confidences: Any,
+        correct: Any = None,
+        *,
+        points: int = POINTS,
+        **more: Any,
     ) -> Calibration:
         """The calibration of a table of thresholds on held-out data.
+
+        The two ends are added, the rows sorted by mean cost, and the way between them divided into about
+        `points` rows evenly spaced in mean cost.
 
         Parameters
         ----------
         thresholds : float ``[R, T]``
-            Any rows; the two ends are added and the rows sorted by their mean cost.
         confidences : float ``[T, N]``
         correct : bool ``[T, N]``, optional
             Whether each step's prediction is right; without it the accuracy stays unknown.
         more
-            `data_hash`, `source`, `cost`, `notes`, or an `accuracy` ``[R]`` of these rows in their
-            order after sorting.
+            `data_hash`, `source`, `cost`, `notes`.
         """
         levels = check_confidences(confidences, model.steps)
+        right = None if correct is None else check_correct(correct, levels.shape)
+        price = np.array(model.macs)
         rows = np.concatenate([ends(model.steps), check_path(thresholds, model.steps)])
-        shares = exit_shares(levels, rows)
-        order = _order(shares @ np.array(model.macs), rows)
-        rows, shares = rows[order], shares[order]
-        if correct is not None:
-            right = check_correct(correct, levels.shape)
-            hits = [np.take_along_axis(right, _steps(levels, row)[None] - 1, axis=0).mean() for row in rows]
-            more.setdefault("accuracy", 100 * np.array(hits))
-        macs = shares @ np.array(model.macs)
-        more.setdefault("sample", _thin(levels))
-        return cls(model, rows, macs, shares, count=levels.shape[1], **more)
+        rows = rows[_order(curve(levels, rows)[0] @ price, rows)]
+        rows = refine(rows, _thin(levels), price, points)
+        shares, hits = curve(levels, rows, right)
+        accuracy = None if hits is None else 100 * hits
+        known = {"accuracy": accuracy, "sample": _thin(levels), "count": levels.shape[1], **more}
+        return cls(model, rows, shares @ price, shares, **known)
 
     @classmethod
     def from_table(
@@ -190,7 +210,9 @@ class Calibration:
     def position(self, budget: Budget, *, device: str | None = None) -> float:
         """Where on the path a budget in ``macs`` or ``latency_ms`` is met.
 
-        Raises BudgetError, with the range there is, where it cannot be.
+        Raises BudgetError, with the range there is, where it cannot be. Where a group of images with
+        equal confidence makes the mean cost jump over the budget, BudgetWarning says so, and the place
+        just below the jump comes back.
         """
         if budget.target not in ("macs", "latency_ms"):
             raise BudgetError(f"position: expected a budget in macs or latency_ms, got {budget}")
@@ -200,7 +222,14 @@ class Calibration:
         if not costs.min() * (1 - 1e-9) <= wanted <= costs.max() * (1 + 1e-9):
             span = f"{costs.min():.6g} (all exit at the glance) to {costs.max():.6g} (nobody exits early)"
             raise BudgetError(f"{budget.target}: expected {span}, got {wanted:.6g}")
-        return position_of(costs, wanted)
+        place = position_of(costs, wanted)
+        low, high = costs[int(place)], costs[int(np.ceil(place))]
+        fineness = max(1 / (len(costs) - 1), self.model.steps / max(self.count, 1))
+        if self.shares is not None and high - low > 3 * fineness * (costs.max() - costs.min()):
+            span = f"no thresholds between mean costs {low:.6g} and {high:.6g}, where confidences tie"
+            warnings.warn(f"{budget.target}: {span}; {low:.6g} is used for {wanted:.6g}", BudgetWarning, 3)
+            return float(int(place))
+        return place
 
     def resolve(self, budget: Budget, *, device: str | None = None) -> Floats:
         """The thresholds that meet a budget: float32 ``[T]``; see :func:`gfnet_fast.exits.resolve`."""
@@ -220,17 +249,6 @@ class Calibration:
         from gfnet_fast.exits.budget import resolve
 
         return resolve(budget, steps, self)
-
-
-def position_of(costs: Array, wanted: float) -> float:
-    """Where rising costs ``[R]`` reach a value, linear between rows; the first such place."""
-    high = int(np.searchsorted(costs, wanted))
-    if high == 0:
-        return 0.0
-    if high == len(costs):
-        return float(len(costs) - 1)
-    low = high - 1
-    return low + float((wanted - costs[low]) / (costs[high] - costs[low]))
 
 
 def _order(costs: Array, rows: Floats) -> NDArray[np.intp]:

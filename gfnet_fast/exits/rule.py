@@ -18,6 +18,11 @@ NEVER = 1e8
 ALWAYS = -1e8
 """The threshold of the last step: whoever gets there exits."""
 
+
+class BudgetWarning(UserWarning):
+    """A budget is met less exactly than was asked for, or an audit or a controller has news."""
+
+
 Floats = NDArray[np.float32]
 
 
