@@ -1,18 +1,33 @@
-/// gfnet_fast._scheduler: the scheduler for Python, with numpy arrays of int32 in and out.
+/// gfnet_fast._scheduler: the scheduler for Python, with numpy arrays of int32 out and flags in.
+///
+/// The calls of the loop keep the interpreter lock: they take microseconds, and giving it up would let any busy
+/// thread hold it for a switch interval, 5 ms. simulate() runs for seconds and gives it up.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "gfnet/cover.hpp"
+#include "gfnet/scheduler.hpp"
 
 namespace py = pybind11;
 using namespace gfnet;
+using namespace py::literals;
 
 namespace {
 
+using Ints = py::array_t<std::int32_t>;
+using Flags = py::array_t<bool, py::array::c_style | py::array::forcecast>;
+using Times = py::array_t<double, py::array::c_style | py::array::forcecast>;
 using Costs = std::vector<std::pair<std::int32_t, double>>;
 
 std::vector<Bucket> to_buckets(const Costs& costs) {
@@ -27,18 +42,170 @@ Costs from_buckets(std::span<const Bucket> buckets) {
   return costs;
 }
 
+template <class Values, class Project>
+Ints to_array(const Values& values, Project project) {
+  Ints array(static_cast<py::ssize_t>(values.size()));
+  std::ranges::transform(values, array.mutable_data(), [&](const auto& v) { return static_cast<std::int32_t>(project(v)); });
+  return array;
+}
+
+/// A plan that owns its arrays, so that it may outlive the launch.
+struct PyPlan {
+  Plan plan;
+  Ints slots;
+  Ints steps;
+};
+
+struct PyDepartures {
+  Ints slots;
+  Ints steps;
+  Ints reasons;
+};
+
+PyPlan plan(Scheduler& scheduler, double now) {
+  const Plan plan = scheduler.plan(Seconds{now});
+  return {plan, to_array(plan.slots, std::identity{}), to_array(plan.steps, std::identity{})};
+}
+
+Ints admit(Scheduler& scheduler, py::ssize_t count, double now, const std::optional<Times>& deadlines) {
+  if (count < 0) throw std::invalid_argument("admit: expected a count that is not negative, got " + std::to_string(count));
+  // No more than fit: what is asked for beyond that costs no memory.
+  const py::ssize_t asked = std::min<py::ssize_t>(count, scheduler.capacity());
+  std::vector<Slot> slots(static_cast<std::size_t>(asked));
+  std::vector<Seconds> times;
+  if (deadlines) {
+    if (deadlines->ndim() != 1 || deadlines->size() != count) {
+      throw std::invalid_argument("admit: expected deadlines of shape [" + std::to_string(count) + "]");
+    }
+    for (py::ssize_t i = 0; i < asked; ++i) times.emplace_back(deadlines->at(i));
+  }
+  slots.resize(scheduler.admit(slots, Seconds{now}, times));
+  return to_array(slots, std::identity{});
+}
+
+void complete(Scheduler& scheduler, std::int64_t id, const Flags& exited, double now) {
+  if (exited.ndim() != 1) throw std::invalid_argument("complete: expected exit flags of shape [count] or [bucket]");
+  const auto* flags = reinterpret_cast<const std::uint8_t*>(exited.data());
+  scheduler.complete(LaunchId{id}, {flags, static_cast<std::size_t>(exited.size())}, Seconds{now});
+}
+
+PyDepartures collect(Scheduler& scheduler) {
+  std::vector<Departure> left(static_cast<std::size_t>(scheduler.capacity()));
+  left.resize(scheduler.collect(left));
+  return {to_array(left, [](const Departure& d) { return d.slot; }),
+          to_array(left, [](const Departure& d) { return d.steps; }),
+          to_array(left, [](const Departure& d) { return d.reason; })};
+}
+
+std::pair<std::vector<std::int32_t>, double> cover(const Costs& costs, std::int32_t rows, Objective objective) {
+  const std::vector<Bucket> buckets = to_buckets(costs);
+  const Cover best(buckets, rows, objective);
+  std::vector<std::int32_t> sizes;
+  for (std::int32_t left = rows; left > 0; left -= sizes.back()) sizes.push_back(best.first(left).size);
+  return {sizes, best.value(rows).count()};
+}
+
+void bind_words(py::module_& m) {
+  py::enum_<Stage>(m, "Stage").value("GLANCE", Stage::glance).value("FOCUS", Stage::focus);
+  py::enum_<Mode>(m, "Mode")
+      .value("THROUGHPUT", Mode::throughput)
+      .value("LATENCY", Mode::latency)
+      .value("DEADLINE", Mode::deadline);
+  py::enum_<Verdict>(m, "Verdict")
+      .value("LAUNCH", Verdict::launch)
+      .value("WAIT", Verdict::wait)
+      .value("STARVED", Verdict::starved)
+      .value("DONE", Verdict::done);
+  py::enum_<Reason>(m, "Reason")
+      .value("EXITED", Reason::exited)
+      .value("LAST_STEP", Reason::last_step)
+      .value("DEADLINE", Reason::deadline)
+      .value("ERROR", Reason::error);
+  py::enum_<Objective>(m, "Objective")
+      .value("DEVICE_TIME", Objective::device_time)
+      .value("MEAN_WAIT", Objective::mean_wait);
+}
+
+void bind_values(py::module_& m) {
+  py::class_<CostTable>(m, "CostTable", "Seconds per launch by stage and bucket: pairs of (rows, seconds).")
+      .def(py::init([](const Costs& glance, const Costs& focus) {
+             return CostTable(to_buckets(glance), to_buckets(focus));
+           }),
+           "glance"_a, "focus"_a)
+      .def_property_readonly("glance", [](const CostTable& t) { return from_buckets(t.buckets(Stage::glance)); })
+      .def_property_readonly("focus", [](const CostTable& t) { return from_buckets(t.buckets(Stage::focus)); });
+
+  py::class_<PyPlan>(m, "Plan", "What to do next.")
+      .def_property_readonly("verdict", [](const PyPlan& p) { return p.plan.verdict; })
+      .def_property_readonly("id", [](const PyPlan& p) { return static_cast<std::int64_t>(p.plan.id); })
+      .def_property_readonly("stage", [](const PyPlan& p) { return p.plan.stage; })
+      .def_property_readonly("bucket", [](const PyPlan& p) { return p.plan.bucket; })
+      .def_property_readonly("count", [](const PyPlan& p) { return p.plan.count; })
+      .def_property_readonly("wake_at", [](const PyPlan& p) { return p.plan.wake_at.count(); })
+      .def_readonly("slots", &PyPlan::slots)
+      .def_readonly("steps", &PyPlan::steps);
+
+  py::class_<PyDepartures>(m, "Departures", "Who left, after how many steps, and why.")
+      .def_readonly("slots", &PyDepartures::slots)
+      .def_readonly("steps", &PyDepartures::steps)
+      .def_readonly("reasons", &PyDepartures::reasons)
+      .def("__len__", [](const PyDepartures& d) { return d.slots.size(); });
+
+  py::class_<Occupancy>(m, "Occupancy", "Images by where they are.")
+      .def_readonly("free", &Occupancy::free)
+      .def_readonly("waiting", &Occupancy::waiting)
+      .def_readonly("ready", &Occupancy::ready)
+      .def_readonly("in_flight", &Occupancy::in_flight)
+      .def_readonly("departed", &Occupancy::departed);
+
+  py::class_<Statistics>(m, "Statistics", "Counts since the start.")
+      .def_readonly("admitted", &Statistics::admitted)
+      .def_readonly("passes", &Statistics::passes)
+      .def_readonly("padded_rows", &Statistics::padded_rows)
+      .def_readonly("launches", &Statistics::launches)
+      .def_readonly("failures", &Statistics::failures)
+      .def_readonly("waits", &Statistics::waits)
+      .def_readonly("glance_launches", &Statistics::glance_launches)
+      .def_readonly("focus_launches", &Statistics::focus_launches)
+      .def_property_readonly("departed", [](const Statistics& s) { return std::to_array(s.departed); })
+      .def_property_readonly("fill", &Statistics::fill);
+}
+
+void bind_scheduler(py::module_& m) {
+  py::class_<Scheduler>(m, "Scheduler", "Plans which slots run next; computes nothing. Times are seconds on any clock.")
+      .def(py::init([](const CostTable& costs, std::int32_t capacity, std::int32_t steps, Mode mode,
+                       std::int32_t in_flight, std::int32_t patience, double linger) {
+             return std::make_unique<Scheduler>(Options{capacity, steps, mode, in_flight, patience, Seconds{linger}}, costs);
+           }),
+           "costs"_a, py::kw_only(), "capacity"_a, "steps"_a, "mode"_a = Mode::throughput, "in_flight"_a = 2,
+           "patience"_a = 64, "linger"_a = 0.005)
+      .def("admit", &admit, "count"_a, "now"_a, "deadlines"_a = py::none(),
+           "Admit up to `count` images; their slots, [admitted] int32. Fewer than asked for: there is no more room.")
+      .def("plan", &plan, "now"_a, "Choose the next launch and count it as in flight.")
+      .def("complete", &complete, "id"_a, "exited"_a, "now"_a,
+           "A launch ended; `exited` [count] or [bucket] bool: this image leaves with the step it has just taken.")
+      .def("fail", [](Scheduler& s, std::int64_t id, double now) { s.fail(LaunchId{id}, Seconds{now}); }, "id"_a,
+           "now"_a, "A launch failed: its images are retried in smaller launches, then given up one by one.")
+      .def("expire", [](Scheduler& s, double now) { s.expire(Seconds{now}); }, "now"_a,
+           "Deadline mode: let images go that cannot take another step in time.")
+      .def("collect", &collect, "Everything that has left since the last call; frees the slots.")
+      .def("set_max_steps", &Scheduler::set_max_steps, "steps"_a, "No image takes a step beyond `steps` from now on.")
+      .def("close", &Scheduler::close, "Nothing more will be admitted: pad instead of waiting for company.")
+      .def("open", &Scheduler::open, "Admit again.")
+      .def_property_readonly("capacity", &Scheduler::capacity)
+      .def("occupancy", &Scheduler::occupancy)
+      .def("statistics", &Scheduler::statistics);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_scheduler, m, py::mod_gil_not_used()) {
   m.doc() = "Plans which images run next, in which batch; computes nothing.";
-
-  py::enum_<Stage>(m, "Stage").value("GLANCE", Stage::glance).value("FOCUS", Stage::focus);
-
-  py::class_<CostTable>(m, "CostTable")
-      .def(py::init([](const Costs& glance, const Costs& focus) {
-             return CostTable(to_buckets(glance), to_buckets(focus));
-           }),
-           py::arg("glance"), py::arg("focus"))
-      .def_property_readonly("glance", [](const CostTable& t) { return from_buckets(t.buckets(Stage::glance)); })
-      .def_property_readonly("focus", [](const CostTable& t) { return from_buckets(t.buckets(Stage::focus)); });
+  bind_words(m);
+  bind_values(m);
+  bind_scheduler(m);
+  m.def("capacity_without_waits", &capacity_without_waits, "costs"_a, "in_flight"_a = 2,
+        "The least capacity with which throughput mode never waits for an outcome while the stream lasts.");
+  m.def("cover", &cover, "buckets"_a, "rows"_a, "objective"_a = Objective::device_time,
+        "The best launches for `rows` rows: their sizes in order, and the objective's value.");
 }

@@ -328,6 +328,8 @@ void Scheduler::open() {
   state_->closed = false;
 }
 
+std::int32_t Scheduler::capacity() const { return state_->options.capacity; }
+
 Occupancy Scheduler::occupancy() const {
   const State& s = *state_;
   const std::scoped_lock lock(s.mutex);

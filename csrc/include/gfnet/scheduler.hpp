@@ -145,6 +145,7 @@ class Scheduler {
   void close();  ///< Nothing more will be admitted: fill no batch that cannot fill, pad instead.
   void open();   ///< Admit again.
 
+  std::int32_t capacity() const;
   Occupancy occupancy() const;
   Statistics statistics() const;
 
