@@ -20,7 +20,7 @@ from gfnet_kernels.exits import live_mask
 
 LONGEST = 65536
 BLOCK = 4096
-REGISTERS = 64
+REGISTERS = 48
 
 
 @triton.jit
@@ -50,8 +50,9 @@ def compact_launch(
 ) -> None:
     """Launch the one program."""
     block = min(max(triton.next_power_of_2(max(len(slots), 1)), 128), BLOCK)
-    warps = min(max(block // 256, 4), 16)
-    compact_kernel[(1,)](slots, exited, valid, survivors, count, len(slots), BLOCK=block, num_warps=warps)
+    compact_kernel[(1,)](
+        slots, exited, valid, survivors, count, len(slots), BLOCK=block, num_warps=max(block // 128, 4)
+    )
 
 
 def _compact_cpu(
@@ -66,6 +67,8 @@ def _compact_cpu(
 def _compact_values(
     slots: Tensor, exited: Tensor, valid: Tensor | None, survivors: Tensor, count: Tensor
 ) -> None:
+    apart = not len(slots) or survivors.data_ptr() != slots.data_ptr()
+    expect(apart, "survivors", "a buffer apart from slots", "the same")
     expect_range("slots", slots, -1, 2**31 - 1)
     if valid is not None:
         expect_range("valid", valid, 0, len(slots))
@@ -110,12 +113,6 @@ def compact(
     survivors, count = out or (None, None)
     survivors = output(survivors, (rows,), torch.int32, device)
     count = output(count, (1,), torch.int32, device)
-    expect(
-        survivors.data_ptr() != slots.data_ptr() or not rows,
-        "survivors",
-        "a buffer apart from slots",
-        "the same",
-    )
     _compact(slots.contiguous(), exited.contiguous(), valid, survivors, count)
     return survivors, count
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from gfnet_kernels._library import FLOAT_DTYPES, expect, expect_range, expect_tensor, output, register
 
 WIDEST = 65536
-REGISTERS = 64
+REGISTERS = 40
 
 Exits = tuple[Tensor, Tensor, Tensor]
 

@@ -19,7 +19,7 @@ from gfnet_kernels.state import expect_unique
 
 ARENA_DTYPES = (*FLOAT_DTYPES, torch.int32, torch.uint8)
 BLOCK = 1024
-REGISTERS = 40
+REGISTERS = 24
 
 
 @triton.jit

@@ -21,7 +21,7 @@ from torch import Tensor
 from gfnet_kernels._library import FLOAT_DTYPES, expect, expect_range, expect_tensor, output, register
 
 BLOCK = 1024
-REGISTERS = 96
+REGISTERS = 64
 
 
 @triton.jit

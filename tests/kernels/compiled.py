@@ -29,7 +29,7 @@ POINTERS = {
 
 @dataclass(frozen=True)
 class Usage:
-    """What one compiled kernel uses: registers a thread, bytes of stack, spilled bytes, widths of accesses in bits."""
+    """Registers a thread, bytes of stack, bytes spilled, and the widths of global accesses in bits."""
 
     registers: int
     stack: int
@@ -61,7 +61,7 @@ def recorded(module: Any, kernel: str) -> Iterator[Recorder]:
 
 
 def compile_launch(kernel: Any, recorder: Recorder, capability: int) -> Usage:
-    """Compile for sm_<capability> with the types and attributes the JIT infers from the recorded arguments."""
+    """Compile for sm_<capability> with the types and attributes the JIT infers from the arguments."""
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}

@@ -49,7 +49,10 @@ class Child:
                 entry = json.loads(line)
                 if self.reports.get(entry["name"], {}).get("outcome") != "failed":
                     self.reports[entry["name"]] = entry
-        missing = {"outcome": "failed", "text": f"The interpreted run has no report of it:\n{self.output[-4000:]}"}
+        missing = {
+            "outcome": "failed",
+            "text": f"The interpreted run has no report of it:\n{self.output[-4000:]}",
+        }
         return self.reports.get(name, missing)
 
     def close(self) -> None:

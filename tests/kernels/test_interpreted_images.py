@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from guarded import Guards, assert_near, every_way
-from torch import Tensor
-
 from gfnet_kernels import ImageTable, crop, crop_reference, glance, glance_reference
+from guarded import Guards, assert_near, every_way, kernels
+from torch import Tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SOURCES = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)
@@ -54,11 +53,19 @@ def blank(size: int, dtype: torch.dtype) -> Tensor:
 
 
 def check_crop(
-    layout: str, height: int, width: int, size: int, source: torch.dtype, target: torch.dtype, by_slot: bool = False
+    layout: str,
+    height: int,
+    width: int,
+    size: int,
+    source: torch.dtype,
+    target: torch.dtype,
+    by_slot: bool = False,
 ) -> None:
     images = pictures(layout, height, width, source)
     bottom, right = height - size, width - size
-    origins = torch.tensor([[0, 0], [9999, -9999], [bottom, right], [bottom // 2, right], [0, right // 2]]).int()
+    origins = torch.tensor(
+        [[0, 0], [9999, -9999], [bottom, right], [bottom // 2, right], [0, right // 2]]
+    ).int()
     if by_slot:
         origins = origins[[2, 4, 3]]
 
@@ -121,7 +128,7 @@ def test_glance_layouts(layout: str, filter: str) -> None:
 @pytest.mark.parametrize("filter", ["bicubic", "bilinear"])
 @pytest.mark.parametrize(
     ("height", "width", "size"),
-    [(9, 7, 1), (1, 1, 5), (1, 6, 4), (2, 2, 2), (3, 5, 9), (40, 33, 25)],
+    [(9, 7, 1), (1, 1, 5), (1, 6, 4), (2, 2, 2), (4, 5, 9), (40, 33, 18)],
     ids=lambda v: str(v),
 )
 def test_glance_sizes(height: int, width: int, size: int, filter: str) -> None:
@@ -129,11 +136,9 @@ def test_glance_sizes(height: int, width: int, size: int, filter: str) -> None:
 
 
 def test_glance_of_224_at_96() -> None:
-    """The released size, where float32 coordinates are coarsest: one row of the output's tiles is enough."""
+    """The released size, where float32 coordinates are coarsest."""
     images = pixels((1, 224, 224, 3), torch.uint8)
     slots = torch.zeros(1, dtype=torch.int32)
-
-    def run(guards: Guards) -> tuple[Tensor, ...]:
-        return (glance(guards.put(images), slots, 96, "bicubic", MEAN, STD, torch.float32),)
-
-    assert_near(every_way(run)[0], glance_reference(images, slots, 96, "bicubic", MEAN, STD, torch.float32))
+    with kernels():
+        actual = glance(images, slots, 96, "bicubic", MEAN, STD, torch.float32)
+    assert_near(actual, glance_reference(images, slots, 96, "bicubic", MEAN, STD, torch.float32))

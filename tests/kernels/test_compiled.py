@@ -1,0 +1,159 @@
+"""Every kernel, compiled ahead of time for sm_80 and sm_90 from the arguments its op launches it with."""
+
+import importlib
+from collections.abc import Callable
+
+import pytest
+import torch
+from compiled import Usage, compile_launch, recorded
+from gfnet_kernels import ImageTable, compact, crop, exits, gather, glance, gru_step, scatter
+from guarded import kernels
+from torch import Tensor
+
+CARDS = pytest.mark.parametrize("card", [80, 90], ids=lambda card: f"sm_{card}")
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+SOURCES = (torch.uint8, *FLOATS)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SLOTS = torch.zeros(4, dtype=torch.int32)
+
+
+def name(value: object) -> str:
+    return str(value).removeprefix("torch.")
+
+
+def compiled(module: str, kernel: str, card: int, call: Callable[[], object]) -> Usage:
+    """Compile what the call launches; no stack, no spills, registers within the file's budget."""
+    owner = importlib.import_module(f"gfnet_kernels.{module}")
+    original = getattr(owner, kernel)
+    with kernels(), recorded(owner, kernel) as recorder:
+        call()
+    usage = compile_launch(original, recorder, card)
+    print(
+        f"{module} {kernel} sm_{card}: {usage.registers} registers, stores {sorted(set(usage.stores))} bits"
+    )
+    assert (usage.stack, usage.local) == (0, 0)
+    assert usage.registers <= owner.REGISTERS
+    return usage
+
+
+def pictures(ragged: bool, source: torch.dtype) -> Tensor | ImageTable:
+    if ragged:
+        return ImageTable.of([torch.zeros(224, 200, 3, dtype=source), torch.zeros(3, 300, 224, dtype=source)])
+    return torch.zeros(2, 224, 224, 3, dtype=source)
+
+
+# Every pair of types from a tensor; from a table every source and every target.
+PAIRS = [(source, target, False) for source in SOURCES for target in FLOATS]
+PAIRS += [(torch.uint8, target, True) for target in FLOATS] + [
+    (source, torch.bfloat16, True) for source in FLOATS
+]
+IMAGES = pytest.mark.parametrize(
+    ("source", "target", "ragged"),
+    PAIRS,
+    ids=[
+        f"{name(source)}-{name(target)}-{'table' if ragged else 'tensor'}" for source, target, ragged in PAIRS
+    ],
+)
+
+
+@CARDS
+@IMAGES
+def test_crop(source: torch.dtype, target: torch.dtype, ragged: bool, card: int) -> None:
+    images, origins = pictures(ragged, source), torch.zeros(4, 2, dtype=torch.int32)
+    usage = compiled("crop", "crop_kernel", card, lambda: crop(images, SLOTS, origins, 96, MEAN, STD, target))
+    assert set(usage.stores) == {128}
+
+
+@CARDS
+@IMAGES
+def test_glance_bicubic(source: torch.dtype, target: torch.dtype, ragged: bool, card: int) -> None:
+    images = pictures(ragged, source)
+    usage = compiled(
+        "glance", "glance_kernel", card, lambda: glance(images, SLOTS, 96, "bicubic", MEAN, STD, target)
+    )
+    assert set(usage.stores) == {128}
+
+
+@CARDS
+@pytest.mark.parametrize("target", FLOATS, ids=name)
+def test_glance_bilinear(target: torch.dtype, card: int) -> None:
+    images = pictures(False, torch.uint8)
+    usage = compiled(
+        "glance", "glance_kernel", card, lambda: glance(images, SLOTS, 96, "bilinear", MEAN, STD, target)
+    )
+    assert set(usage.stores) == {128}
+
+
+@CARDS
+@pytest.mark.parametrize("size", [1, 63])
+def test_odd_sizes(size: int, card: int) -> None:
+    """Sizes of one make arguments constants, odd ones narrow the stores; both have to compile."""
+    images = torch.zeros(2, size, 64, 3, dtype=torch.uint8)
+    compiled(
+        "glance",
+        "glance_kernel",
+        card,
+        lambda: glance(images, SLOTS, size, "bicubic", MEAN, STD, torch.float16),
+    )
+    origins = torch.zeros(4, 2, dtype=torch.int32)
+    compiled(
+        "crop", "crop_kernel", card, lambda: crop(images, SLOTS, origins, size, MEAN, STD, torch.float16)
+    )
+
+
+@CARDS
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("padding", ["none", "slots", "both"])
+def test_exits(padding: str, dtype: torch.dtype, card: int) -> None:
+    """Rows of 1,000 classes load 128 bits at a time, not word by word."""
+    usage = compiled(
+        "exits",
+        "exits_kernel",
+        card,
+        lambda: exits(
+            torch.zeros(4, 1000, dtype=dtype),
+            SLOTS + 1,
+            torch.zeros(5),
+            slots=None if padding == "none" else SLOTS,
+            valid=SLOTS[:1] if padding == "both" else None,
+            by_slot=padding == "both",
+        ),
+    )
+    assert 128 in usage.loads
+    assert len(usage.loads) <= 2 + 4
+
+
+@CARDS
+@pytest.mark.parametrize("rows", [1, 1024, 65536])
+@pytest.mark.parametrize("counted", [False, True], ids=["all", "counted"])
+def test_compact(counted: bool, rows: int, card: int) -> None:
+    slots, exited = torch.zeros(rows, dtype=torch.int32), torch.zeros(rows, dtype=torch.bool)
+    valid = torch.zeros(1, dtype=torch.int32) if counted else None
+    compiled("compact", "compact_kernel", card, lambda: compact(slots, exited, valid=valid))
+
+
+@CARDS
+@pytest.mark.parametrize("first", [False, True], ids=["later", "first"])
+@pytest.mark.parametrize("gates", FLOATS, ids=name)
+@pytest.mark.parametrize("mixed", [False, True], ids=["alike", "arena-float32"])
+def test_gru_step(mixed: bool, gates: torch.dtype, first: bool, card: int) -> None:
+    arena = torch.float32 if mixed else gates
+    back = torch.zeros(3072, dtype=gates) if first else torch.zeros(4, 3072, dtype=gates)
+    state = torch.zeros(9, 1024, dtype=arena)
+    usage = compiled(
+        "state",
+        "gru_kernel",
+        card,
+        lambda: gru_step(torch.zeros(4, 3072, dtype=gates), back, state, SLOTS),
+    )
+    assert set(usage.stores) == {128}
+
+
+@CARDS
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+def test_gather_and_scatter(dtype: torch.dtype, card: int) -> None:
+    arena, rows = torch.zeros(9, 5, 2048, dtype=dtype), torch.zeros(4, 2048, dtype=dtype)
+    usage = compiled("rows", "gather_kernel", card, lambda: gather(arena.flatten(1), SLOTS))
+    assert set(usage.stores) == {128}
+    usage = compiled("rows", "scatter_kernel", card, lambda: scatter(arena, SLOTS, rows, SLOTS + 1))
+    assert set(usage.stores) == {128}

@@ -1,0 +1,364 @@
+"""The public ops on the CPU: equal to the references, visible to torch, and strict about bad input."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gfnet_kernels as gk
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rules import compact_rule, exit_rule
+from torch import Tensor
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+SLOTS = torch.tensor([2, -1, 0, 0, 1], dtype=torch.int32)
+ORIGINS = torch.tensor([[0, 0], [999, -999], [20, 10], [1, 9], [3, 2]], dtype=torch.int32)
+THRESHOLDS = torch.tensor([0.9, 0.6, -1e8])
+
+
+def name(value: object) -> str:
+    return str(value).removeprefix("torch.")
+
+
+@pytest.fixture(autouse=True)
+def _checked() -> Iterator[None]:
+    before = gk.set_debug(True)
+    yield
+    gk.set_debug(before)
+
+
+def photos(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+SOURCES: dict[str, Callable[[], Any]] = {
+    "nhwc": lambda: photos(3, 33, 23, 3),
+    "nchw": lambda: photos(3, 3, 33, 23),
+    "view": lambda: photos(5, 40, 60, 3)[1:4, 2:35, 1:47:2],
+    "bfloat16": lambda: torch.rand(3, 3, 33, 23).bfloat16(),
+    "ragged": lambda: gk.ImageTable.of(
+        [photos(41, 29, 3), photos(3, 33, 40), photos(23, 33, 3).transpose(0, 1)]
+    ),
+    "ragged-alike": lambda: gk.ImageTable.of([photos(33, 23, 3) for _ in range(3)]),
+}
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    "slots", [SLOTS, SLOTS.clamp(min=0), SLOTS[:0], SLOTS[1:2]], ids=["some", "all", "no", "pad"]
+)
+def test_crop_and_glance_equal_their_references(slots: Tensor, source: str, dtype: torch.dtype) -> None:
+    images, origins = SOURCES[source](), ORIGINS[: len(slots)].clamp(0, 10)
+    actual = gk.crop(images, slots, origins, 13, MEAN, STD, dtype)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+    assert actual.equal(gk.crop_reference(images, slots, origins, 13, MEAN, STD, dtype))
+    for filter in ("bicubic", "bilinear"):
+        actual = gk.glance(images, slots, 9, filter, MEAN, STD, dtype)
+        assert actual.is_contiguous(memory_format=torch.channels_last)
+        assert actual.equal(gk.glance_reference(images, slots, 9, filter, MEAN, STD, dtype))
+
+
+@pytest.mark.parametrize("filter", ["bicubic", "bilinear"])
+def test_glance_is_interpolate_of_the_normalised_images(filter: str) -> None:
+    images = photos(3, 224, 224, 3)
+    values = images.permute(0, 3, 1, 2).float().div(255)
+    values = (values - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    expected = F.interpolate(values, size=(96, 96), mode=filter, align_corners=True)
+    slots = torch.arange(3, dtype=torch.int32)
+    assert gk.glance(images, slots, 96, filter, MEAN, STD, torch.float32).equal(expected)
+    assert gk.glance(values, slots, 96, filter, (0, 0, 0), (1, 1, 1), torch.float32).equal(expected)
+    assert gk.glance_reference(images, slots, 96, filter, MEAN, STD, torch.float32).equal(expected)
+
+
+def test_many_images_take_several_blocks() -> None:
+    images, slots = photos(40, 100, 90, 3), torch.randperm(40).int()
+    origins = torch.randint(0, 27, (40, 2), dtype=torch.int32)
+    table = gk.ImageTable.of(list(images))
+    for source in (images, table):
+        actual = gk.crop(source, slots, origins, 64, MEAN, STD, torch.float32)
+        assert actual.equal(gk.crop_reference(images, slots, origins, 64, MEAN, STD, torch.float32))
+        actual = gk.glance(source, slots, 32, "bicubic", MEAN, STD, torch.float32)
+        assert actual.equal(gk.glance_reference(images, slots, 32, "bicubic", MEAN, STD, torch.float32))
+
+
+def test_origins_by_slot() -> None:
+    images, slots, origins = photos(3, 33, 23, 3), SLOTS[[0, 1, 2, 4]], ORIGINS[[0, 3, 4]]
+    actual = gk.crop(images, slots, origins, 13, MEAN, STD, torch.float32, by_slot=True)
+    assert actual.equal(gk.crop_reference(images, slots, origins, 13, MEAN, STD, torch.float32, by_slot=True))
+
+
+def test_caller_owned_buffers_are_written_and_returned() -> None:
+    images, slots = photos(3, 33, 23, 3), SLOTS
+    out = torch.full((5, 3, 9, 9), float("nan")).contiguous(memory_format=torch.channels_last)
+    assert gk.glance(images, slots, 9, "bicubic", MEAN, STD, torch.float32, out=out) is out
+    assert out.equal(gk.glance_reference(images, slots, 9, "bicubic", MEAN, STD, torch.float32))
+
+
+@pytest.mark.parametrize("classes", [1, 7, 1000])
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+def test_exits(dtype: torch.dtype, classes: int) -> None:
+    logits = torch.randn(64, classes)
+    logits[torch.arange(64), torch.randint(0, classes, (64,))] += torch.linspace(0, 14, 64)
+    logits[5] = float("nan")
+    logits[6, classes // 2] = float("inf")
+    step = torch.randint(1, 4, (64,), dtype=torch.int32)
+    slots = torch.randperm(64).int()
+    slots[::5] = -1
+    for more in (
+        {},
+        {"slots": slots},
+        {"slots": slots, "by_slot": True},
+        {"valid": torch.tensor([40]).int()},
+    ):
+        actual = gk.exits(logits.to(dtype), step, THRESHOLDS, **more)
+        for one, other in zip(
+            actual, gk.exits_reference(logits.to(dtype), step, THRESHOLDS, **more), strict=True
+        ):
+            torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+ROW = st.lists(
+    st.sampled_from([-30.0, -1.0, 0.0, 0.5, 2.0, 9.0, float("nan"), float("-inf")]), min_size=3, max_size=3
+)
+
+
+@settings(deadline=None)
+@given(rows=st.lists(st.tuples(ROW, st.integers(1, 3), st.booleans()), min_size=1, max_size=20))
+def test_exits_rule(rows: list[tuple[list[float], int, bool]]) -> None:
+    slots = torch.tensor([i if row[2] else -1 for i, row in enumerate(rows)], dtype=torch.int32)
+    step = torch.tensor([row[1] for row in rows], dtype=torch.int32)
+    _, label, exited = gk.exits(torch.tensor([row[0] for row in rows]), step, THRESHOLDS, slots=slots)
+    assert [(int(a), bool(b)) for a, b in zip(label, exited, strict=True)] == exit_rule(
+        rows, THRESHOLDS.tolist()
+    )
+
+
+@settings(deadline=None)
+@given(rows=st.lists(st.tuples(st.integers(-1, 9), st.booleans()), max_size=200), valid=st.integers(0, 200))
+def test_compact_rule(rows: list[tuple[int, bool]], valid: int) -> None:
+    slots = torch.tensor([row[0] for row in rows], dtype=torch.int32)
+    exited = torch.tensor([row[1] for row in rows], dtype=torch.bool)
+    live = min(valid, len(rows))
+    for op in (gk.compact, gk.compact_reference):
+        survivors, count = op(slots, exited, valid=torch.tensor([live], dtype=torch.int32))
+        assert (survivors.tolist(), int(count)) == compact_rule(slots.tolist(), exited.tolist(), live)
+
+
+def test_compact_takes_65536_rows() -> None:
+    slots, exited = torch.randperm(65536).int(), torch.rand(65536) < 0.5
+    survivors, count = gk.compact(slots, exited)
+    assert survivors[: int(count)].equal(slots[~exited])
+    assert (survivors[int(count) :] == -1).all()
+
+
+def test_gru_step_is_torch_gru() -> None:
+    cell = torch.nn.GRU(20, 16, batch_first=True).requires_grad_(False)
+    x, state, slots = torch.randn(3, 2, 20), torch.randn(8, 16), torch.tensor([5, 0, 3], dtype=torch.int32)
+    expected, _ = cell(x)
+    for k in range(2):
+        gates_in = F.linear(x[:, k], cell.weight_ih_l0, cell.bias_ih_l0)
+        gates_state = F.linear(gk.gather(state, slots), cell.weight_hh_l0, cell.bias_hh_l0)
+        rows = gk.gru_step(gates_in, cell.bias_hh_l0 if k == 0 else gates_state, state, slots)
+        torch.testing.assert_close(rows, expected[:, k])
+        assert state[slots.long()].equal(rows)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+def test_rows_equal_their_references(dtype: torch.dtype) -> None:
+    arena, slots = torch.randn(5, 3, 7).to(dtype), torch.tensor([4, -1, 0], dtype=torch.int32)
+    rows, step = torch.randn(3, 7), torch.tensor([3, 0, 1], dtype=torch.int32)
+    other = arena.clone()
+    gk.scatter(arena, slots, rows, step)
+    gk.scatter_reference(other, slots, rows, step)
+    assert arena.equal(other)
+    cascade = arena.flatten(1)[:, :14]
+    assert gk.gather(cascade, slots).equal(gk.gather_reference(cascade, slots))
+    gates, state = torch.randn(3, 21).to(dtype), torch.randn(5, 7)
+    mirror = state.clone()
+    torch.testing.assert_close(
+        gk.gru_step(gates, gates, state, slots), gk.gru_step_reference(gates, gates, mirror, slots)
+    )
+    torch.testing.assert_close(state, mirror)
+
+
+def pipeline(
+    images: Tensor, slots: Tensor, origins: Tensor, weight: Tensor, state: Tensor
+) -> tuple[Tensor, ...]:
+    """Every op once, as an engine would chain them."""
+    seen = gk.glance(images, slots, 8, "bicubic", MEAN, STD, torch.float32).mean((2, 3))
+    seen = seen + gk.crop(images, slots, origins, 8, MEAN, STD, torch.float32).mean((2, 3))
+    gates = seen @ weight
+    rows = gk.gru_step(gates, gates, state, slots) + gk.gather(state, slots)
+    confidence, label, exited = gk.exits(rows, torch.ones_like(slots), THRESHOLDS, slots=slots)
+    survivors, count = gk.compact(slots, exited)
+    gk.scatter(state, slots, rows)
+    return confidence, label, survivors, count, state
+
+
+def inputs() -> tuple[Tensor, ...]:
+    torch.manual_seed(0)
+    slots = torch.tensor([2, -1, 0], dtype=torch.int32)
+    return photos(3, 20, 21, 3), slots, ORIGINS[2:].clamp(0, 9), torch.randn(3, 12), torch.randn(3, 4)
+
+
+def assert_same(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiles_without_a_graph_break(backend: str) -> None:
+    compiled = torch.compile(pipeline, fullgraph=True, backend=backend)
+    assert_same(compiled(*inputs()), pipeline(*inputs()))
+
+
+def test_exports() -> None:
+    class Pipeline(torch.nn.Module):
+        def forward(self, *args: Tensor) -> tuple[Tensor, ...]:
+            return pipeline(*args)
+
+    program = torch.export.export(Pipeline(), inputs())
+    names = {str(node.target) for node in program.graph.nodes if "gfnet_kernels" in str(node.target)}
+    assert len(names) == 7
+    assert_same(program.module()(*inputs()), pipeline(*inputs()))
+
+
+def opcheck_cases() -> dict[str, tuple[Any, ...]]:
+    images, slots, origins, _, state = inputs()
+    planar, out = images.permute(0, 3, 1, 2), torch.empty(3, 3, 8, 8, memory_format=torch.channels_last)
+    table = gk.ImageTable.of(list(images))
+    gates, rows = torch.randn(3, 12), torch.randn(3, 4)
+    results = torch.empty(3), torch.empty(3).int(), torch.empty(3).bool()
+    ops = torch.ops.gfnet_kernels
+    return {
+        "glance": (ops.glance, planar, slots, out, "bicubic", MEAN, STD, None),
+        "glance-table": (ops.glance, table.entries, slots, out, "bilinear", MEAN, STD, torch.uint8),
+        "crop": (ops.crop, planar, slots, origins, out, MEAN, STD, None, False),
+        "exits": (ops.exits, rows, slots.abs(), THRESHOLDS, slots, None, False, *results),
+        "compact": (ops.compact, slots, results[2], None, slots.clone(), slots[:1].clone()),
+        "gru_step": (ops.gru_step, gates, gates, state, slots, rows),
+        "gather": (ops.gather, state, slots, rows),
+        "scatter": (ops.scatter, rows, slots, None, False, state),
+    }
+
+
+@pytest.mark.parametrize("case", opcheck_cases())
+def test_opcheck(case: str) -> None:
+    op, *arguments = opcheck_cases()[case]
+    if case == "exits":
+        arguments[1] = torch.ones(3, dtype=torch.int32)
+    torch.library.opcheck(op.default, tuple(arguments))
+
+
+def small(**change: Any) -> dict[str, Any]:
+    base = {"images": photos(3, 20, 21, 3), "slots": SLOTS[[0, 2]], "size": 8}
+    return base | {"mean": MEAN, "std": STD, "dtype": torch.float32} | change
+
+
+ORIGIN = torch.tensor([[0, 0], [12, 13]], dtype=torch.int32)
+BAD_CROPS: dict[str, tuple[dict[str, Any], str]] = {
+    "origin below": ({"origins": ORIGIN - 1}, r"origins at row 0: expected 0\.\.\[12, 13\], got \[-1, -1\]"),
+    "origin above": ({"origins": ORIGIN + 1}, r"origins at row 1: expected .*, got \[13, 14\]"),
+    "slot above": ({"slots": torch.tensor([3, 0]).int()}, r"slots: expected -1\.\.2, got 0\.\.3"),
+    "slot below": ({"slots": torch.tensor([-2, 0]).int()}, r"slots: expected -1\.\.2, got -2\.\.0"),
+    "size above": ({"size": 21}, r"size: expected at most the image's \(20, 21\), got 21"),
+    "size zero": ({"size": 0}, "size: expected at least 1, got 0"),
+    "lengths": ({"origins": ORIGIN[:1]}, r"origins\.shape: expected \(2, 2\), got \(1, 2\)"),
+    "origins' type": ({"origins": ORIGIN.long()}, r"origins\.dtype: expected torch\.int32, got torch\.int64"),
+    "slots' type": ({"slots": SLOTS[[0, 2]].long()}, r"slots\.dtype: expected torch\.int32"),
+    "images' type": ({"images": torch.zeros(3, 20, 21, 3).double()}, r"images\.dtype: .* got torch\.float64"),
+    "type out": ({"dtype": torch.float64}, r"dtype: .* got torch\.float64"),
+    "images' device": (
+        {"images": torch.zeros(3, 20, 21, 3, device="meta")},
+        r"slots\.device: expected meta, got cpu",
+    ),
+    "origins' device": ({"origins": ORIGIN.to("meta")}, r"origins\.device: expected cpu, got meta"),
+    "channels": ({"images": photos(3, 20, 21, 4)}, "3 channels"),
+    "which channels": ({"images": photos(3, 3, 21, 3)}, "layout: expected NCHW or NHWC"),
+    "mean": ({"mean": (0.0,)}, "mean and std: expected 3 values each"),
+    "std": ({"std": (1.0, 0.0, 1.0)}, "std: expected no zero"),
+    "out's shape": ({"out": torch.zeros(2, 3, 9, 9)}, r"out\.shape: expected \(2, 3, 8, 8\)"),
+    "out's memory": ({"out": torch.zeros(2, 3, 8, 8)}, "out memory: expected torch.channels_last"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CROPS)
+def test_bad_crops(case: str) -> None:
+    change, message = BAD_CROPS[case]
+    with pytest.raises(ValueError, match=message):
+        gk.crop(**({"origins": ORIGIN} | small(**change)))
+
+
+def test_bad_tables() -> None:
+    table = gk.ImageTable.of([photos(20, 21, 3), photos(9, 30, 3)])
+    origins = torch.tensor([[0, 0], [0, 19]], dtype=torch.int32)
+    slots = torch.tensor([0, 1], dtype=torch.int32)
+    with pytest.raises(ValueError, match="size: expected at most the image's 9, got 12"):
+        gk.crop(table, slots, origins, 12, MEAN, STD, torch.float32)
+    with pytest.raises(ValueError, match=r"origins at row 1: expected 0\.\.\[1, 22\], got \[0, 23\]"):
+        gk.crop(table, slots, origins + torch.tensor([0, 4]).int(), 8, MEAN, STD, torch.float32)
+    with pytest.raises(ValueError, match=r"slots: expected -1\.\.1, got 1\.\.2"):
+        gk.glance(table, slots + 1, 8, "bicubic", MEAN, STD, torch.float32)
+    with pytest.raises(ValueError, match="dtype: expected torch.uint8, got torch.float32"):
+        gk.ImageTable.of([photos(20, 21, 3), torch.zeros(3, 9, 9)])
+    with pytest.raises(ValueError, match=r"entries.shape: expected \(slots, 6\), got \(2, 5\)"):
+        gk.ImageTable(table.entries[:, :5], torch.uint8)
+
+
+ONE = torch.ones(2, dtype=torch.int32)
+BAD_CALLS: dict[str, tuple[Callable[[], object], str]] = {
+    "filter": (
+        lambda: gk.glance(**small(filter="nearest")),
+        "filter: expected bilinear or bicubic, got nearest",
+    ),
+    "step zero": (
+        lambda: gk.exits(torch.zeros(2, 3), ONE - 1, THRESHOLDS),
+        r"step: expected 1\.\.3, got 0\.\.0",
+    ),
+    "step four": (
+        lambda: gk.exits(torch.zeros(2, 3), ONE + 3, THRESHOLDS),
+        r"step: expected 1\.\.3, got 4\.\.4",
+    ),
+    "steps": (
+        lambda: gk.exits(torch.zeros(3, 3), ONE, THRESHOLDS),
+        r"step\.shape: expected \(3\), got \(2,\)",
+    ),
+    "logits": (
+        lambda: gk.exits(torch.zeros(2, 3).int(), ONE, THRESHOLDS),
+        r"logits\.dtype: .* got torch\.int32",
+    ),
+    "classes": (lambda: gk.exits(torch.zeros(2, 65537), ONE, THRESHOLDS), r"classes: expected 1\.\.65536"),
+    "no slots": (
+        lambda: gk.exits(torch.zeros(2, 3), ONE, THRESHOLDS, by_slot=True),
+        "by_slot: expected slots",
+    ),
+    "valid": (lambda: gk.compact(ONE, ONE.bool(), valid=ONE[:1] + 2), r"valid: expected 0\.\.2, got 3\.\.3"),
+    "flags": (lambda: gk.compact(ONE, ONE), r"exited\.dtype: expected torch\.bool, got torch\.int32"),
+    "rows": (lambda: gk.compact(torch.zeros(65537).int(), torch.zeros(65537).bool()), "at most 65536 rows"),
+    "overlap": (lambda: gk.compact(ONE, ONE.bool(), out=(ONE, ONE[:1])), "a buffer apart from slots"),
+    "repeat": (lambda: gk.gather(torch.zeros(1, 4), ONE), r"slots: expected -1\.\.0, got 1\.\.1"),
+    "twice": (lambda: gk.scatter(torch.zeros(2, 4), ONE, torch.zeros(2, 4)), "slots: expected no slot twice"),
+    "gates": (
+        lambda: gk.gru_step(torch.zeros(2, 9), torch.zeros(2, 12), torch.zeros(3, 4), ONE),
+        r"gates_in\.shape: expected \(2, 12\), got \(2, 9\)",
+    ),
+    "arena": (lambda: gk.gather(torch.zeros(4, 3).T, ONE), "arena: expected adjacent columns"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_bad_calls(case: str) -> None:
+    call, message = BAD_CALLS[case]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_import_needs_torch_and_triton_only() -> None:
+    code = "import gfnet_kernels, sys; assert not {'timm', 'torchvision', 'gfnet_fast'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"], check=True)
