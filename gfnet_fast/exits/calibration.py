@@ -19,15 +19,13 @@ from gfnet_fast.exits.path import (
     check_path,
     curve,
     ends,
+    in_order,
     is_nested,
     position_of,
     refine,
+    thinned,
 )
 from gfnet_fast.exits.rule import BudgetWarning, Floats, cap_steps, check_confidences
-
-SAMPLE = 4096
-"""Images whose confidences are kept with a calibration, to meet budgets in shares."""
-
 
 POINTS = 257
 """Rows of a path that is made from held-out data."""
@@ -119,11 +117,11 @@ class Calibration:
         right = None if correct is None else check_correct(correct, levels.shape)
         price = np.array(model.macs)
         rows = np.concatenate([ends(model.steps), check_path(thresholds, model.steps)])
-        rows = rows[_order(curve(levels, rows)[0] @ price, rows)]
-        rows = refine(rows, _thin(levels), price, points)
+        rows = rows[in_order(curve(levels, rows)[0] @ price, rows)]
+        rows = refine(rows, thinned(levels), price, points)
         shares, hits = curve(levels, rows, right)
         accuracy = None if hits is None else 100 * hits
-        known = {"accuracy": accuracy, "sample": _thin(levels), "count": levels.shape[1], **more}
+        known = {"accuracy": accuracy, "sample": thinned(levels), "count": levels.shape[1], **more}
         return cls(model, rows, shares @ price, shares, **known)
 
     @classmethod
@@ -150,7 +148,7 @@ class Calibration:
         rows = np.concatenate([ends(model.steps), rows])
         costs = np.concatenate([[model.macs[0], model.macs[-1]], inner])
         known = np.concatenate([[np.nan, np.nan], known])
-        order = _order(costs, rows)
+        order = in_order(costs, rows)
         return cls(model, rows[order], costs[order], accuracy=known[order], **more)
 
     @property
@@ -249,17 +247,3 @@ class Calibration:
         from gfnet_fast.exits.budget import resolve
 
         return resolve(budget, steps, self)
-
-
-def _order(costs: Array, rows: Floats) -> NDArray[np.intp]:
-    """The order of rows by cost, then by their thresholds, cheapest first."""
-    return np.lexsort((*np.clip(rows, 0, 2).T[::-1], costs))
-
-
-def _thin(confidences: Floats) -> Floats:
-    """Up to `SAMPLE` images, evenly spaced in the glance's confidence: ``[T, N]`` -> ``[T, M]``."""
-    count = confidences.shape[1]
-    if count <= SAMPLE:
-        return confidences
-    places = np.floor((np.arange(SAMPLE) + 0.5) * count / SAMPLE).astype(np.int64)
-    return confidences[:, np.argsort(confidences[0], kind="stable")[places]]

@@ -19,6 +19,10 @@ ABOVE_ONE = float(np.nextafter(np.float32(1), np.float32(2)))
 """The least float32 that no confidence reaches: where interpolation puts ``NEVER``."""
 
 
+SAMPLE = 4096
+"""Images whose confidences are kept with a calibration, to meet budgets in shares."""
+
+
 def check_path(rows: Any, steps: int) -> Floats:
     """A table of thresholds, checked row by row: ``[R >= 1, T]`` -> float32 ``[R, T]``; else BudgetError."""
     table = as_array(rows)
@@ -96,20 +100,23 @@ def sums_by_step(leaving: NDArray[np.intp], weights: NDArray[Any] | None, rows: 
 
 
 def curve(
-    confidences: Floats, rows: Floats, correct: NDArray[np.bool_] | None = None
+    confidences: Floats, rows: Floats, weights: NDArray[Any] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """Shares by exit step ``[R, T]`` and, with `correct` ``[T, N]``, accuracy ``[R]`` (0..1) of each row."""
+    """Shares by exit step ``[R, T]`` and, with `weights` ``[T, N]``, their mean at the exits ``[R]``.
+
+    The weights are correctness, for the accuracy of each row, or a loss.
+    """
     steps, count = confidences.shape
     if is_nested(rows):
         leaving = leaving_rows(confidences, rows)
         shares = sums_by_step(leaving, None, len(rows)) / count
-        hits = None if correct is None else sums_by_step(leaving, correct, len(rows)).sum(axis=1) / count
-        return shares, hits
+        means = None if weights is None else sums_by_step(leaving, weights, len(rows)).sum(axis=1) / count
+        return shares, means
     exits = [_steps(confidences, row) for row in rows]
     shares = np.stack([np.bincount(row, minlength=steps + 1)[1:] for row in exits]) / count
-    if correct is None:
+    if weights is None:
         return shares, None
-    return shares, np.array([np.take_along_axis(correct, row[None] - 1, axis=0).mean() for row in exits])
+    return shares, np.array([np.take_along_axis(weights, row[None] - 1, axis=0).mean() for row in exits])
 
 
 def levels_of(rows: Floats, ordered: Floats) -> NDArray[np.float64]:
@@ -170,3 +177,17 @@ def capped_shares(shares: NDArray[np.float64], max_steps: int | None) -> NDArray
     capped[:, max_steps - 1] = shares[:, max_steps - 1 :].sum(axis=1)
     capped[:, max_steps:] = 0
     return capped
+
+
+def in_order(costs: NDArray[np.float64], rows: Floats) -> NDArray[np.intp]:
+    """The order of rows by cost, then by their thresholds, cheapest first."""
+    return np.lexsort((*np.clip(rows, 0, 2).T[::-1], costs))
+
+
+def thinned(confidences: Floats) -> Floats:
+    """Up to `SAMPLE` images, evenly spaced in the glance's confidence: ``[T, N]`` -> ``[T, M]``."""
+    count = confidences.shape[1]
+    if count <= SAMPLE:
+        return confidences
+    places = np.floor((np.arange(SAMPLE) + 0.5) * count / SAMPLE).astype(np.int64)
+    return confidences[:, np.argsort(confidences[0], kind="stable")[places]]

@@ -1,0 +1,136 @@
+"""A calibration as a JSON file, ``thresholds.json`` in a native model folder."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gfnet_fast.errors import BudgetError
+from gfnet_fast.exits.calibration import Calibration
+from gfnet_fast.exits.identity import CostTable, ModelIdentity
+
+SCHEMA_VERSION = 1
+
+
+def to_json(calibration: Calibration) -> str:
+    """A calibration as JSON text; every number comes back bit-equal from :func:`from_json`."""
+    c = calibration
+    accuracy = None if c.accuracy is None else [None if np.isnan(a) else a for a in c.accuracy.tolist()]
+    cost = c.cost and {
+        "device": c.cost.device, "milliseconds": list(c.cost.milliseconds), "settings": c.cost.settings,
+    }  # fmt: skip
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "model": {
+            "name": c.model.name, "patch_size": c.model.patch_size,
+            "steps": c.model.steps, "macs": list(c.model.macs),
+        },
+        "data": {"hash": c.data_hash, "count": c.count},
+        "source": c.source,
+        "notes": list(c.notes),
+        "cost": cost,
+        "thresholds": c.thresholds.tolist(),
+        "mean_macs": None if c.mean_macs is None else c.mean_macs.tolist(),
+        "shares": None if c.shares is None else c.shares.tolist(),
+        "accuracy": accuracy,
+        "sample": None if c.sample is None else base64.b64encode(c.sample.astype("<f4").tobytes()).decode(),
+    }  # fmt: skip
+    lines = (f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def from_json(text: str, *, where: str = "calibration") -> Calibration:
+    """The calibration in a JSON text.
+
+    Raises BudgetError, beginning with `where`, on text that is not JSON, another schema version, missing
+    or unknown fields, NaN, and everything that :class:`Calibration` refuses.
+    """
+    try:
+        content = json.loads(text, parse_constant=_refuse)
+    except ValueError as error:
+        raise BudgetError(f"{where}: expected JSON, got {error}") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BudgetError(f"{where}: expected schema_version {SCHEMA_VERSION}, got {version!r}")
+    try:
+        return _read(content)
+    except BudgetError as error:
+        raise BudgetError(f"{where}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BudgetError(f"{where}: not a calibration ({type(error).__name__}: {error})") from None
+
+
+def save_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> None:
+    """Write a calibration; the file appears whole or not at all."""
+    path = Path(path)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        draft.write_text(to_json(calibration), encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def load_calibration(path: str | os.PathLike[str], model: ModelIdentity | None = None) -> Calibration:
+    """Read a calibration, of `model` where it is given.
+
+    Raises BudgetError on a file that is not there or not readable, on everything that :func:`from_json`
+    refuses, and on the calibration of another model.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BudgetError(
+            f"{path}: no calibration can be read ({error}); run `gfnet-fast calibrate`"
+        ) from None
+    calibration = from_json(text, where=str(path))
+    if model is not None:
+        calibration.check_model(model)
+    return calibration
+
+
+def _read(content: dict[str, Any]) -> Calibration:
+    known = {
+        "schema_version",
+        "model",
+        "data",
+        "source",
+        "notes",
+        "cost",
+        "thresholds",
+        "mean_macs",
+        "shares",
+    }
+    if unknown := sorted(set(content) - known - {"accuracy", "sample"}):
+        raise BudgetError(f"expected only known fields, got {unknown}")
+    model = ModelIdentity(**content["model"])
+    accuracy, sample, cost = content["accuracy"], content["sample"], content["cost"]
+    if accuracy is not None:
+        accuracy = np.array([np.nan if a is None else a for a in accuracy], np.float64)
+    if sample is not None:
+        raw = base64.b64decode(sample, validate=True)
+        sample = np.frombuffer(raw, "<f4").reshape(model.steps, -1).astype(np.float32)
+    return Calibration(
+        model,
+        np.array(content["thresholds"], np.float32),
+        mean_macs=content["mean_macs"],
+        shares=content["shares"],
+        accuracy=accuracy,
+        count=int(content["data"]["count"]),
+        data_hash=str(content["data"]["hash"]),
+        source=str(content["source"]),
+        cost=None
+        if cost is None
+        else CostTable(cost["device"], tuple(cost["milliseconds"]), cost["settings"]),
+        sample=sample,
+        notes=tuple(str(note) for note in content["notes"]),
+    )
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not a number here")
