@@ -95,14 +95,12 @@ class Calibration:
         thresholds: Any,
         confidences: Any,
         correct: Any = None,
-        *,
-        points: int = POINTS,
         **more: Any,
     ) -> Calibration:
         """The calibration of a table of thresholds on held-out data.
 
-        The two ends are added, the rows sorted by mean cost, and the way between them divided into about
-        `points` rows evenly spaced in mean cost.
+        The two ends are added, the rows sorted by mean cost, and the way between them divided into 257
+        rows evenly spaced in mean cost (fewer where confidences tie).
 
         Parameters
         ----------
@@ -118,7 +116,7 @@ class Calibration:
         price = np.array(model.macs)
         rows = np.concatenate([ends(model.steps), check_path(thresholds, model.steps)])
         rows = rows[in_order(curve(levels, rows)[0] @ price, rows)]
-        rows = refine(rows, thinned(levels), price, points)
+        rows = refine(rows, thinned(levels), price, POINTS)
         shares, hits = curve(levels, rows, right)
         accuracy = None if hits is None else 100 * hits
         known = {"accuracy": accuracy, "sample": thinned(levels), "count": levels.shape[1], **more}
@@ -222,7 +220,7 @@ class Calibration:
             raise BudgetError(f"{budget.target}: expected {span}, got {wanted:.6g}")
         place = position_of(costs, wanted)
         low, high = costs[int(place)], costs[int(np.ceil(place))]
-        fineness = max(1 / (len(costs) - 1), self.model.steps / max(self.count, 1))
+        fineness = max(1 / POINTS, self.model.steps / max(self.count, 1))
         if self.shares is not None and high - low > 3 * fineness * (costs.max() - costs.min()):
             span = f"no thresholds between mean costs {low:.6g} and {high:.6g}, where confidences tie"
             warnings.warn(f"{budget.target}: {span}; {low:.6g} is used for {wanted:.6g}", BudgetWarning, 3)

@@ -12,7 +12,7 @@ from gfnet_fast.exits.calibration import Calibration
 from gfnet_fast.exits.path import capped_shares, position_of
 from gfnet_fast.exits.rule import BudgetWarning, Floats, cap_steps
 
-CERTAINTY = 2.5
+CERTAINTY = 3.0
 """Standard errors that a mean has to be off by before the controller moves."""
 
 MEMORY = 16_384
@@ -140,7 +140,7 @@ class Controller:
         bound = self.max_step * self._range
         aim = self._aim + min(max(self.gain * error, -bound), bound)
         aim = min(max(aim, float(self._costs[0])), float(self._costs[-1]))
-        moved = aim != self._aim
+        moved = bool(aim != self._aim)
         if not moved and self.held:
             mean = self._cost / self._images
             end = "cheapest" if error < 0 else "dearest"
@@ -150,7 +150,7 @@ class Controller:
             warnings.warn(text, BudgetWarning, 4)
         self.held = moved
         self._aim, self._skip = aim, self.lag if moved else 0
-        self.moves += moved
+        self.moves += int(moved)
         self._forget()
         return moved
 

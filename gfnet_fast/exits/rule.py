@@ -48,8 +48,8 @@ def check_thresholds(values: Any, steps: int) -> Floats:
         array = as_array(values).astype(np.float32)
     except (TypeError, ValueError):
         raise BudgetError(f"thresholds: expected {steps} numbers, got {type(values).__name__}") from None
-    if array.shape != (steps,):
-        raise BudgetError(f"thresholds: expected {steps} numbers, one a step, got shape {list(array.shape)}")
+    if array.shape != (steps,) or steps < 2:
+        raise BudgetError(f"thresholds: expected {max(steps, 2)} numbers, got shape {list(array.shape)}")
     if not np.isfinite(array).all():
         raise BudgetError(f"thresholds: expected finite numbers (1e8: nobody exits), got {array.tolist()}")
     if array[-1] > 0:

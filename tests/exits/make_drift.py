@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from tasks import make_task
+from exit_tasks import make_task
 
 PHASES = ((6000, 0.0, 1.0), (4000, 0.5, 1.0), (6000, 1.0, 1.0), (8000, -0.4, 1.0), (8000, 0.0, 1.25))
 """Images, difficulty, slowdown: as calibrated, harder by and by, hard, suddenly easy, a slower device."""

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Task(NamedTuple):
-    """confidences float32 [T, N], correct bool [T, N], predictions int64 [T, N], labels int64 [N], costs [T]."""
+    """float32 [T, N], bool [T, N], int64 [T, N], int64 [N], float64 [T]."""
 
     confidences: np.ndarray
     correct: np.ndarray
