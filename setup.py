@@ -37,7 +37,8 @@ class CMakeBuild(build_ext):
         subprocess.run(configure, check=True)
         jobs = ["--parallel", str(self.parallel)] if self.parallel else []
         subprocess.run(
-            ["cmake", "--build", str(build), "--config", "Release", "--target", "_scheduler", *jobs], check=True
+            ["cmake", "--build", str(build), "--config", "Release", "--target", "_scheduler", *jobs],
+            check=True,
         )
         subprocess.run(["cmake", "--install", str(build), "--component", "python"], check=True)
 

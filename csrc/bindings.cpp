@@ -18,6 +18,7 @@
 
 #include "gfnet/cover.hpp"
 #include "gfnet/scheduler.hpp"
+#include "gfnet/simulation.hpp"
 
 namespace py = pybind11;
 using namespace gfnet;
@@ -197,6 +198,63 @@ void bind_scheduler(py::module_& m) {
       .def("statistics", &Scheduler::statistics);
 }
 
+void bind_simulation(py::module_& m) {
+  py::enum_<Arrivals>(m, "Arrivals")
+      .value("AT_ONCE", Arrivals::at_once)
+      .value("POISSON", Arrivals::poisson)
+      .value("BURSTS", Arrivals::bursts);
+
+  py::class_<Load>(m, "Load", "The images to simulate: how many, when they arrive, at which step they leave.")
+      .def(py::init([](std::int64_t images, std::vector<double> exits, Arrivals arrivals, double rate,
+                       std::int32_t burst, double allowed, std::uint64_t seed) {
+             return Load{images, std::move(exits), arrivals, rate, burst, Seconds{allowed}, seed};
+           }),
+           "images"_a, "exits"_a, py::kw_only(), "arrivals"_a = Arrivals::at_once, "rate"_a = 0.0, "burst"_a = 1,
+           "allowed"_a = 0.0, "seed"_a = 1);
+
+  py::class_<Machine>(m, "Machine", "Devices, the time from a launch's end to its outcome, host time per launch.")
+      .def(py::init([](std::int32_t devices, double sync, double issue) {
+             return Machine{devices, Seconds{sync}, Seconds{issue}};
+           }),
+           py::kw_only(), "devices"_a = 1, "sync"_a = 0.0, "issue"_a = 0.0);
+
+  const auto seconds = [](Seconds Report::* time) { return [time](const Report& r) { return (r.*time).count(); }; };
+  py::class_<Report>(m, "Report", "What a simulation measured. Times in seconds.")
+      .def_readonly("images", &Report::images)
+      .def_readonly("unanswered", &Report::unanswered)
+      .def_readonly("passes", &Report::passes)
+      .def_readonly("padded_rows", &Report::padded_rows)
+      .def_readonly("launches", &Report::launches)
+      .def_readonly("waits", &Report::waits)
+      .def_property_readonly("makespan", seconds(&Report::makespan))
+      .def_property_readonly("mean", seconds(&Report::mean))
+      .def_property_readonly("p50", seconds(&Report::p50))
+      .def_property_readonly("p90", seconds(&Report::p90))
+      .def_property_readonly("p99", seconds(&Report::p99))
+      .def_property_readonly("p999", seconds(&Report::p999))
+      .def_property_readonly("worst", seconds(&Report::worst))
+      .def_property_readonly("throughput", &Report::throughput)
+      .def_property_readonly("share_of_ideal", &Report::share_of_ideal)
+      .def_property_readonly("occupancy", &Report::occupancy)
+      .def_property_readonly("padding", &Report::padding);
+
+  m.def("simulate",
+        [](const Load& load, const Machine& machine, const CostTable& costs, std::int32_t capacity, Mode mode,
+           std::int32_t in_flight, std::int32_t patience, double linger) {
+          const auto steps = static_cast<std::int32_t>(load.exits.size());
+          return simulate(load, machine, {capacity, steps, mode, in_flight, patience, Seconds{linger}}, costs);
+        },
+        "load"_a, "machine"_a, "costs"_a, py::kw_only(), "capacity"_a, "mode"_a = Mode::throughput, "in_flight"_a = 2,
+        "patience"_a = 64, "linger"_a = 0.005, py::call_guard<py::gil_scoped_release>(),
+        "Step-merged batches on the scheduler.");
+  m.def("simulate_per_batch",
+        [](const Load& load, const Machine& machine, const CostTable& costs, std::int32_t batch, double linger) {
+          return simulate_per_batch(load, machine, batch, Seconds{linger}, costs);
+        },
+        "load"_a, "machine"_a, "costs"_a, py::kw_only(), "batch"_a, "linger"_a = 0.005,
+        py::call_guard<py::gil_scoped_release>(), "A batch at a time, compacted after each step, with a sync.");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_scheduler, m, py::mod_gil_not_used()) {
@@ -204,6 +262,7 @@ PYBIND11_MODULE(_scheduler, m, py::mod_gil_not_used()) {
   bind_words(m);
   bind_values(m);
   bind_scheduler(m);
+  bind_simulation(m);
   m.def("capacity_without_waits", &capacity_without_waits, "costs"_a, "in_flight"_a = 2,
         "The least capacity with which throughput mode never waits for an outcome while the stream lasts.");
   m.def("cover", &cover, "buckets"_a, "rows"_a, "objective"_a = Objective::device_time,

@@ -118,6 +118,7 @@ Launch& Scheduler::State::find(LaunchId id) {
 void Scheduler::State::land(Launch& launch, Seconds now) {
   launch.id = LaunchId{-1};
   --flying;
+  flying_rows -= launch.count;
   Seconds ahead{};
   for (const Launch& other : launches) {
     if (other.id != LaunchId{-1}) ahead += other.cost;
@@ -166,6 +167,7 @@ const Launch& Scheduler::State::launch(const Choice& choice, Seconds now) {
   const auto all = costs.buckets(choice.stage);
   ++from.launches[static_cast<std::size_t>(std::ranges::lower_bound(all, bucket.size, {}, &Bucket::size) - all.begin())];
   ++flying;
+  flying_rows += count;
   busy_until = start(now) + bucket.cost;
   return record;
 }
@@ -334,11 +336,8 @@ Occupancy Scheduler::occupancy() const {
   const State& s = *state_;
   const std::scoped_lock lock(s.mutex);
   Occupancy places{.free = static_cast<std::int32_t>(s.free.size()), .waiting = s.queued(Stage::glance),
-                   .ready = s.queued(Stage::focus), .in_flight = 0, .departed = 0};
-  for (const Image& image : s.images) {
-    places.in_flight += image.in_flight ? 1 : 0;
-    places.departed += image.answered && !image.in_flight ? 1 : 0;
-  }
+                   .ready = s.queued(Stage::focus), .in_flight = s.flying_rows, .departed = 0};
+  places.departed = s.options.capacity - places.free - places.waiting - places.ready - places.in_flight;
   return places;
 }
 

@@ -110,6 +110,7 @@ struct Scheduler::State {
   std::size_t first_departure = 0;
   std::int32_t departed = 0;   ///< in the ring
   std::int32_t flying = 0;     ///< launches in flight
+  std::int32_t flying_rows = 0;
   std::int32_t max_steps;
   std::int64_t planned = 0;    ///< launches so far
   std::int64_t sequence = 0;   ///< of queueing

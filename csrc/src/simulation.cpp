@@ -1,0 +1,252 @@
+#include "gfnet/simulation.hpp"
+
+#include <deque>
+#include <stdexcept>
+#include <utility>
+
+#include "gfnet/cover.hpp"
+#include "load.hpp"
+
+namespace gfnet {
+namespace {
+
+double best_time_per_row(const CostTable& costs, Stage stage) {
+  const Bucket& best = costs.best_rate(stage, std::numeric_limits<std::int32_t>::max());
+  return best.cost.count() / best.size;
+}
+
+/// What both simulations count.
+struct Account {
+  explicit Account(const CostTable& costs)
+      : per_row{best_time_per_row(costs, Stage::glance), best_time_per_row(costs, Stage::focus)} {}
+
+  void launched(Stage stage, std::int32_t rows, std::int32_t bucket, double cost) {
+    ++report.launches;
+    report.passes += rows;
+    report.padded_rows += bucket - rows;
+    report.busy += Seconds{cost};
+    report.ideal += Seconds{per_row[static_cast<std::size_t>(stage)] * rows};
+  }
+
+  void answered(double arrived, double now, bool prediction) {
+    ++report.images;
+    if (!prediction) ++report.unanswered;
+    latencies.add(now - arrived);
+    last = std::max(last, now);
+  }
+
+  Report finish(double first_arrival, std::int32_t devices) {
+    report.devices = devices;
+    report.makespan = Seconds{std::max(last - first_arrival, std::numeric_limits<double>::min())};
+    latencies.report(report);
+    return report;
+  }
+
+  std::array<double, 2> per_row;
+  Report report;
+  Latencies latencies;
+  double last = 0;
+};
+
+/// One device and its host loop. Launches run in the order of issue; act() is one round of the engine's loop.
+class Device {
+ public:
+  Device(const Load& load, const Machine& machine, const Options& options, const CostTable& costs)
+      : load_(load),
+        machine_(machine),
+        options_(options),
+        costs_(costs),
+        glance_batch_(costs.best_rate(Stage::glance, options.capacity).size),
+        scheduler_(options, costs),
+        arrived_(static_cast<std::size_t>(options.capacity)),
+        departures_(arrived_.size()),
+        slots_(static_cast<std::size_t>(glance_batch_)),
+        deadlines_(options.mode == Mode::deadline ? slots_.size() : 0) {}
+
+  /// When there is next something to do.
+  double next(const Source& source) const {
+    if (done_) return never;
+    double time = wake_at_;
+    if (!flight_.empty()) time = std::min(time, flight_.front().end + machine_.sync.count());
+    const bool room = static_cast<std::int32_t>(flight_.size()) < options_.in_flight;
+    if ((room || options_.mode == Mode::deadline) && wanted() > 0) time = std::min(time, source.next());
+    if (room && source.over() && !closed_) time = host_;  // to hear that nothing more will come
+    return std::max(time, host_);
+  }
+
+  /// Images that need a step. Of devices that could act at the same time, the one with the fewest does.
+  std::int32_t queued() const {
+    const Occupancy places = scheduler_.occupancy();
+    return places.waiting + places.ready;
+  }
+
+  void act(double now, Source& source, Exits& exits, Account& account) {
+    host_ = now;
+    while (!flight_.empty() && flight_.front().end + machine_.sync.count() <= now) land(now, exits);
+    Plan plan;
+    do {
+      leave(now, account);
+      admit(now, source);
+      plan = scheduler_.plan(Seconds{now});
+      if (plan.verdict == Verdict::launch) launch(plan, account);
+    } while (plan.verdict == Verdict::launch);
+    leave(now, account);
+    wake_at_ = plan.wake_at.count();
+    done_ = plan.verdict == Verdict::done;
+  }
+
+  std::int64_t waits() const { return scheduler_.statistics().waits; }
+
+ private:
+  struct Flight {
+    Plan plan;
+    double end;
+  };
+
+  /// How many images to take at once: a glance batch, so that devices share. Beyond the next one only where
+  /// deadlines are to be met, because a scheduler can plan only for what it has been told of.
+  std::int32_t wanted() const {
+    const Occupancy places = scheduler_.occupancy();
+    return std::min(places.free, glance_batch_ - (options_.mode == Mode::deadline ? 0 : places.waiting));
+  }
+
+  void admit(double now, Source& source) {
+    const auto most = static_cast<std::size_t>(std::max(0, wanted()));
+    std::size_t taken = 0;
+    taken_.clear();
+    for (; taken < most && source.next() <= now; ++taken) {
+      taken_.push_back(source.take());
+      if (!deadlines_.empty()) deadlines_[taken] = Seconds{taken_.back()} + load_.allowed;
+    }
+    if (taken > 0) {
+      scheduler_.admit(std::span(slots_).first(taken), Seconds{now},
+                       std::span(deadlines_).first(deadlines_.empty() ? 0 : taken));
+      for (std::size_t i = 0; i < taken; ++i) arrived_[static_cast<std::size_t>(index(slots_[i]))] = taken_[i];
+    }
+    if (source.over() && !closed_) {
+      scheduler_.close();
+      closed_ = true;
+    }
+  }
+
+  void launch(const Plan& plan, Account& account) {
+    const double cost = std::ranges::find(costs_.buckets(plan.stage), plan.bucket, &Bucket::size)->cost.count();
+    host_ += machine_.issue.count();
+    device_free_ = std::max(host_, device_free_) + cost;
+    flight_.push_back({plan, device_free_});
+    account.launched(plan.stage, plan.count, plan.bucket, cost);
+  }
+
+  void land(double now, Exits& exits) {
+    const Plan& plan = flight_.front().plan;
+    flags_.clear();
+    for (const std::int32_t step : plan.steps.first(static_cast<std::size_t>(plan.count))) {
+      flags_.push_back(exits.leaves(step) ? 1 : 0);
+    }
+    scheduler_.complete(plan.id, flags_, Seconds{now});
+    flight_.pop_front();
+  }
+
+  void leave(double now, Account& account) {
+    const std::size_t left = scheduler_.collect(departures_);
+    for (const Departure& departure : std::span(departures_).first(left)) {
+      account.answered(arrived_[static_cast<std::size_t>(index(departure.slot))], now, departure.steps > 0);
+    }
+  }
+
+  const Load& load_;
+  const Machine& machine_;
+  const Options& options_;
+  const CostTable& costs_;
+  std::int32_t glance_batch_;
+  Scheduler scheduler_;
+  std::vector<double> arrived_;  ///< by slot
+  std::vector<Departure> departures_;
+  std::vector<Slot> slots_;
+  std::vector<Seconds> deadlines_;
+  std::vector<double> taken_;
+  std::vector<std::uint8_t> flags_;
+  std::deque<Flight> flight_;
+  double host_ = 0;  ///< the host loop is busy until then
+  double device_free_ = 0;
+  double wake_at_ = never;
+  bool closed_ = false;
+  bool done_ = false;
+};
+
+void check(const Machine& machine) {
+  if (machine.devices < 1 || !(machine.sync.count() >= 0) || !(machine.issue.count() >= 0)) {
+    throw std::invalid_argument("machine: expected at least one device, and times that are not negative");
+  }
+}
+
+}  // namespace
+
+Report simulate(const Load& load, const Machine& machine, const Options& options, const CostTable& costs) {
+  check(machine);
+  Options with_steps = options;
+  with_steps.steps = static_cast<std::int32_t>(load.exits.size());
+  Source source(load);
+  Exits exits(load);
+  Account account(costs);
+  const double first = source.over() ? 0 : source.next();
+  std::deque<Device> devices;
+  for (std::int32_t i = 0; i < machine.devices; ++i) devices.emplace_back(load, machine, with_steps, costs);
+  for (;;) {
+    const auto device = std::ranges::min_element(
+        devices, {}, [&](const Device& d) { return std::pair(d.next(source), d.queued()); });
+    const double now = device->next(source);
+    if (now == never) break;
+    device->act(now, source, exits, account);
+  }
+  for (const Device& device : devices) account.report.waits += device.waits();
+  return account.finish(first, machine.devices);
+}
+
+Report simulate_per_batch(const Load& load, const Machine& machine, std::int32_t batch, Seconds linger,
+                          const CostTable& costs) {
+  check(machine);
+  if (batch < 1) throw std::invalid_argument("batch: expected at least one image");
+  Source source(load);
+  Exits exits(load);
+  Account account(costs);
+  const double first = source.over() ? 0 : source.next();
+  const Cover glance(costs.buckets(Stage::glance), batch, Objective::device_time);
+  const Cover focus(costs.buckets(Stage::focus), batch, Objective::device_time);
+  std::vector<double> free_at(static_cast<std::size_t>(machine.devices), 0.0);
+  std::vector<double> inside, staying;
+  while (!source.over()) {
+    double& now = *std::ranges::min_element(free_at);
+    inside.clear();
+    const double closes = std::max(now, source.next() + linger.count());
+    while (static_cast<std::int32_t>(inside.size()) < batch && source.next() <= closes) inside.push_back(source.take());
+    const bool filled = static_cast<std::int32_t>(inside.size()) == batch || source.over();
+    now = std::max(now, filled ? inside.back() : closes);
+    for (std::int32_t step = 1; !inside.empty(); ++step) {
+      const Stage stage = step == 1 ? Stage::glance : Stage::focus;
+      const Cover& cover = step == 1 ? glance : focus;
+      double device_free = now;
+      for (auto rows = static_cast<std::int32_t>(inside.size()); rows > 0;) {
+        const Bucket& bucket = cover.first(rows);
+        account.launched(stage, std::min(rows, bucket.size), bucket.size, bucket.cost.count());
+        now += machine.issue.count();
+        device_free = std::max(now, device_free) + bucket.cost.count();
+        rows -= bucket.size;
+      }
+      now = std::max(now, device_free) + machine.sync.count();
+      ++account.report.waits;
+      staying.clear();
+      for (const double arrived : inside) {
+        if (exits.leaves(step)) {
+          account.answered(arrived, now, true);
+        } else {
+          staying.push_back(arrived);
+        }
+      }
+      inside.swap(staying);
+    }
+  }
+  return account.finish(first, machine.devices);
+}
+
+}  // namespace gfnet
