@@ -2,6 +2,7 @@
 ///
 /// The calls of the loop keep the interpreter lock: they take microseconds, and giving it up would let any busy
 /// thread hold it for a switch interval, 5 ms. simulate() runs for seconds and gives it up.
+#include <pybind11/native_enum.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -107,24 +108,24 @@ std::pair<std::vector<std::int32_t>, double> cover(const Costs& costs, std::int3
 }
 
 void bind_words(py::module_& m) {
-  py::enum_<Stage>(m, "Stage").value("GLANCE", Stage::glance).value("FOCUS", Stage::focus);
-  py::enum_<Mode>(m, "Mode")
+  py::native_enum<Stage>(m, "Stage", "enum.Enum").value("GLANCE", Stage::glance).value("FOCUS", Stage::focus).finalize();
+  py::native_enum<Mode>(m, "Mode", "enum.Enum")
       .value("THROUGHPUT", Mode::throughput)
       .value("LATENCY", Mode::latency)
-      .value("DEADLINE", Mode::deadline);
-  py::enum_<Verdict>(m, "Verdict")
+      .value("DEADLINE", Mode::deadline).finalize();
+  py::native_enum<Verdict>(m, "Verdict", "enum.Enum")
       .value("LAUNCH", Verdict::launch)
       .value("WAIT", Verdict::wait)
       .value("STARVED", Verdict::starved)
-      .value("DONE", Verdict::done);
-  py::enum_<Reason>(m, "Reason")
+      .value("DONE", Verdict::done).finalize();
+  py::native_enum<Reason>(m, "Reason", "enum.Enum")
       .value("EXITED", Reason::exited)
       .value("LAST_STEP", Reason::last_step)
       .value("DEADLINE", Reason::deadline)
-      .value("ERROR", Reason::error);
-  py::enum_<Objective>(m, "Objective")
+      .value("ERROR", Reason::error).finalize();
+  py::native_enum<Objective>(m, "Objective", "enum.Enum")
       .value("DEVICE_TIME", Objective::device_time)
-      .value("MEAN_WAIT", Objective::mean_wait);
+      .value("MEAN_WAIT", Objective::mean_wait).finalize();
 }
 
 void bind_values(py::module_& m) {
@@ -199,10 +200,10 @@ void bind_scheduler(py::module_& m) {
 }
 
 void bind_simulation(py::module_& m) {
-  py::enum_<Arrivals>(m, "Arrivals")
+  py::native_enum<Arrivals>(m, "Arrivals", "enum.Enum")
       .value("AT_ONCE", Arrivals::at_once)
       .value("POISSON", Arrivals::poisson)
-      .value("BURSTS", Arrivals::bursts);
+      .value("BURSTS", Arrivals::bursts).finalize();
 
   py::class_<Load>(m, "Load", "The images to simulate: how many, when they arrive, at which step they leave.")
       .def(py::init([](std::int64_t images, std::vector<double> exits, Arrivals arrivals, double rate,
