@@ -101,15 +101,24 @@ class _Ascent:
 
 
 def official_levels(confidences: Floats, price: Array, grid: Array) -> Array:
-    """The 39 official rows as levels at given costs: ``[T, n]``, ``[T]``, ``[G]`` -> ``[G, T - 1]``."""
+    """The 39 official rows as levels at given costs: ``[T, n]``, ``[T]``, ``[G]`` -> ``[G, T - 1]``.
+
+    Where a share rounds to no image, the rows beside it give the level.
+    """
     steps = len(confidences)
     rows = [thresholds_for_shares(confidences, shares) for shares in official_shares(steps)]
     return _at_costs(np.concatenate([ends(steps), rows]), confidences, price, grid)
 
 
 def _at_costs(rows: Floats, confidences: Floats, price: Array, grid: Array) -> Array:
-    """Levels of the path through some rows at given mean costs: ``[R, T]``, ... -> ``[G, T - 1]``."""
+    """Levels of the path through both ends and some rows at given mean costs: -> ``[G, T - 1]``."""
     means = curve(confidences, rows)[0] @ price
     levels = levels_of(rows, np.sort(confidences, axis=1))
+    known = levels < 1
+    known[1] = True
     order = np.lexsort((levels.sum(axis=1), means))
-    return np.stack([np.interp(grid, means[order], column[order]) for column in levels.T], axis=1)
+    out = np.empty((len(grid), levels.shape[1]))
+    for k, column in enumerate(levels.T):
+        use = order[known[order, k]]
+        out[:, k] = np.interp(grid, means[use], column[use])
+    return out

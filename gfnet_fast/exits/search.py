@@ -7,8 +7,8 @@ confidence gives the best threshold of a step), from the official ones and from 
 
 Thresholds chosen on n images follow those images' noise. Three things hold it down. The search runs on
 random halves, and the halves' thresholds, matched at equal cost, are averaged. Each half's thresholds
-are judged on the other half. And the official thresholds are a candidate, alone and mixed in: what was
-best on the other halves, over the whole curve, is what comes back.
+are judged on the other half. And the official thresholds give way, cost by cost, only as far as those
+judgements say, by two standard errors, that the joint ones are better.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ MAX_HALF = 10_000
 """A half of more images than this is thinned to so many."""
 
 GRID = 129
-MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
+KNOTS = 33
+MIXES = (0.0, 0.5, 1.0)
+
+CAUTION = 2.0
+"""Standard errors by which the joint thresholds have to beat the official ones to replace them."""
 Array = NDArray[np.float64]
 
 
@@ -45,7 +49,7 @@ class JointPath(NamedTuple):
     place : float64 ``[R]``, mean costs evenly spaced from 0 (the glance's) to 1 (the last step's)
     accuracy : float64 ``[R]``, percent at those costs, each half's thresholds on the other half; NaN
         without a search
-    mix : how much of the joint search is in the path, 0 (the official shares) to 1
+    mix : float64 ``[R]``, how much of the joint search is in a row, 0 (the official shares) to 1
     gain, gain_error : accuracy over the official shares', percent points, mean over the costs, on the
         other halves, and its standard error over images; NaN without a search
     notes : what was remarkable: ties, empty shares, too few images
@@ -54,7 +58,7 @@ class JointPath(NamedTuple):
     thresholds: Floats
     place: Array
     accuracy: Array
-    mix: float
+    mix: Array
     gain: float
     gain_error: float
     notes: tuple[str, ...]
@@ -88,46 +92,54 @@ def joint_search(confidences: Any, correct: Any, costs: Any, *, splits: int = 4,
     if count < MIN_IMAGES:
         notes += (f"{count} images, fewer than {MIN_IMAGES}: the official shares, without a search",)
         rows = rows_of(_rising(official_levels(levels, price, grid)), np.sort(levels, axis=1))
-        return JointPath(rows, grid, np.full(GRID, np.nan), 0.0, np.nan, np.nan, notes)
+        return JointPath(rows, grid, np.full(GRID, np.nan), np.zeros(GRID), np.nan, np.nan, notes)
 
     rng = np.random.default_rng(seed)
-    fits = []
-    scores, judged = np.zeros((len(MIXES), count)), np.zeros(count)
-    accuracy = np.zeros((len(MIXES), GRID))
+    knots = np.linspace(0, 1, KNOTS)
+    joint = []
+    scores, judged = np.zeros((len(MIXES), count, KNOTS), np.float32), np.zeros(count, np.float32)
     for _ in range(splits):
         halves = np.array_split(rng.permutation(count), 2)
         for fit, judge in (halves, halves[::-1]):
             fit, judge = fit[:MAX_HALF], judge[:MAX_HALF]
-            mine, seen, truth = levels[:, fit], levels[:, judge], right[:, judge]
+            mine = levels[:, fit]
             plain = official_levels(mine, price, grid)
-            joint = joint_levels(mine, right[:, fit], price, grid)
-            ways = [_rising((1 - mix) * plain + mix * joint) for mix in MIXES]
-            fits.append(ways)
+            joint.append(joint_levels(mine, right[:, fit], price, grid))
             ordered = np.sort(mine, axis=1)
-            for m, way in enumerate(ways):
-                at_costs, by_image = _judge(rows_of(way, ordered), seen, truth, price, grid)
-                accuracy[m] += 100 * at_costs / (2 * splits)
-                scores[m, judge] += 100 * by_image
+            for m, mix in enumerate(MIXES):
+                rows = rows_of(_rising((1 - mix) * plain + mix * joint[-1]), ordered)
+                scores[m, judge] += _judge(rows, levels[:, judge], right[:, judge], price, knots)
             judged[judge] += 1
-    scores = scores[:, judged > 0] / judged[judged > 0]
-    best = int(scores.mean(axis=1).argmax())
-    gain = scores[best] - scores[0]
-    rows = _merged([ways[best] for ways in fits], levels, right, price, grid)
+    scores = scores[:, judged > 0] / judged[judged > 0, None]
+    gains = scores - scores[0]
+    sure = gains.mean(axis=1) - CAUTION * gains.std(axis=1) / np.sqrt(gains.shape[1])
+    chosen = np.array(MIXES)[sure.argmax(axis=0)]
+    share = np.interp(grid, knots, np.convolve(np.pad(chosen, 1, mode="edge"), np.ones(3) / 3, mode="valid"))
+
+    ordered = np.sort(levels, axis=1)
+    merged = _merged([_rising(way) for way in joint], levels, right, price)
+    plain = official_levels(levels, price, grid)
+    rows = rows_of(_rising((1 - share[:, None]) * plain + share[:, None] * merged), ordered)
+    pick = sure.argmax(axis=0), slice(None), np.arange(KNOTS)
+    accuracy = np.interp(grid, knots, 100 * scores[pick].mean(axis=1))
+    gain = 100 * gains[pick].mean(axis=0)
     error = float(gain.std() / np.sqrt(len(gain)))
-    return JointPath(rows, grid, accuracy[best], MIXES[best], float(gain.mean()), error, notes)
+    return JointPath(rows, grid, accuracy, share, float(gain.mean()), error, notes)
 
 
-def _merged(
-    ways: list[Array], confidences: Floats, correct: NDArray[np.bool_], price: Array, grid: Array
-) -> Floats:
-    """The mean of several fits' levels as thresholds, or the best fit's where the mean is worse than they.
+def _merged(ways: list[Array], confidences: Floats, correct: NDArray[np.bool_], price: Array) -> Array:
+    """The mean of several fits' levels, or the best fit's where the mean is worse than they are.
 
     It is worse where the fits found different ways to one accuracy, and halfway between there is none.
     """
-    ordered = np.sort(confidences, axis=1)
-    paths = [rows_of(way, ordered) for way in (np.mean(ways, axis=0), *ways)]
-    worth = [_judge(path, confidences, correct, price, grid)[1].mean() for path in paths]
-    return paths[0] if worth[0] >= np.mean(worth[1:]) else paths[1 + int(np.argmax(worth[1:]))]
+    ordered, knots = np.sort(confidences, axis=1), np.linspace(0, 1, KNOTS)
+    candidates = [np.mean(ways, axis=0), *ways]
+    part = slice(0, 4 * MAX_HALF)
+    worth = [
+        _judge(rows_of(way, ordered), confidences[:, part], correct[:, part], price, knots).mean()
+        for way in candidates
+    ]
+    return candidates[0] if worth[0] >= np.mean(worth[1:]) else candidates[1 + int(np.argmax(worth[1:]))]
 
 
 def calibrate(
@@ -195,20 +207,40 @@ def remarks(confidences: Floats) -> tuple[str, ...]:
 
 
 def _rising(levels: Array) -> Array:
-    """The levels made to rise along the path: halfway between the least rise above and below them."""
-    above = np.maximum.accumulate(levels, axis=0)
-    below = np.minimum.accumulate(levels[::-1], axis=0)[::-1]
-    return (above + below) / 2
+    """The nearest levels, in least squares, that rise along the path: ``[G, T - 1]`` -> ``[G, T - 1]``.
+
+    Isotonic regression as the largest over starts of the smallest over ends of the mean in between.
+    """
+    count = len(levels)
+    total = np.concatenate([np.zeros((1, levels.shape[1])), np.cumsum(levels, axis=0)])
+    length = np.arange(1, count + 1)[None, :] - np.arange(count)[:, None]
+    out = np.empty_like(levels)
+    for k, column in enumerate(total.T):
+        means = np.where(length > 0, (column[None, 1:] - column[:-1, None]) / np.maximum(length, 1), np.inf)
+        least = np.minimum.accumulate(means[:, ::-1], axis=1)[:, ::-1]
+        out[:, k] = np.where(length > 0, least, -np.inf).max(axis=0)
+    return np.clip(np.maximum.accumulate(out, axis=0), 0, 1)
 
 
 def _judge(
-    rows: Floats, confidences: Floats, correct: NDArray[np.bool_], price: Array, grid: Array
-) -> tuple[Array, Array]:
-    """Accuracy at given realised costs ``[G]``, and each image's mean correctness over the costs ``[n]``."""
+    rows: Floats, confidences: Floats, correct: NDArray[np.bool_], price: Array, knots: Array
+) -> Floats:
+    """Each image's correctness where the path's realised mean cost is at the knots.
+
+    float32 ``[R, T]``, ``[T, n]``, bool ``[T, n]``, ``[T]``, ``[K]`` -> float32 ``[n, K]``.
+    """
     leaving = leaving_rows(confidences, rows)
     count = confidences.shape[1]
-    means = np.maximum.accumulate(sums_by_step(leaving, None, len(rows)) / count @ price)
-    hits = sums_by_step(leaving, correct, len(rows)).sum(axis=1) / count
-    middles = np.concatenate([[0.0], (means[1:] + means[:-1]) / 2, [1.0]])
-    by_image = (np.diff(middles[leaving], axis=0) * correct).sum(axis=0)
-    return np.interp(grid, means, hits), by_image
+    means = np.maximum.accumulate(sums_by_step(leaving, None, len(rows)) @ price / count)
+    place = np.interp(knots, means, np.arange(len(rows)))
+    low = np.floor(place).astype(np.intp)
+    images = np.arange(count)[:, None]
+
+    def at(row: NDArray[np.intp]) -> Floats:
+        step = np.zeros((count, len(row)), np.intp)
+        for k in range(1, len(correct)):
+            step += leaving[k][:, None] <= row
+        return correct[step, images].astype(np.float32)
+
+    weight = (place - low).astype(np.float32)
+    return (1 - weight) * at(low) + weight * at(np.minimum(low + 1, len(rows) - 1))
