@@ -1,0 +1,140 @@
+"""Passes the scheduler plans a second on one core: python bench/scheduler.py [--repeats N] [--write].
+
+One pass is one image in one launch: admitted, planned, completed and collected, half of the images leaving at
+every step, two launches in flight. "c++" drives the library itself, "python" the module through the binding. The
+gate comes first: a fuzz run of the same build, every answer held against a model.
+"""
+
+import argparse
+import csv
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import quantiles
+
+import numpy as np
+
+from gfnet_fast._scheduler import CostTable, Mode, Scheduler, Verdict, capacity_without_waits
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results" / "scheduler.csv"
+KEY = ("way", "mode", "bucket", "machine")
+FIELDS = (*KEY, "p25_passes_s", "p50_passes_s", "p75_passes_s", "compiler", "python", "numpy", "commit")
+BUCKETS = (1, 8, 32, 128, 512)
+PASSES = 1_000_000
+
+
+def build(folder: Path) -> None:
+    """Configure and build the benchmark and the fuzz run, as a release."""
+    configure = ["cmake", "-S", ROOT, "-B", folder, "-DGFNET_BENCHMARKS=ON", "-DGFNET_TESTS=ON"]
+    subprocess.run(configure, check=True, stdout=sys.stderr)
+    subprocess.run(
+        ["cmake", "--build", folder, "--target", "plan_benchmark", "fuzz"], check=True, stdout=sys.stderr
+    )
+
+
+def through_binding(mode: Mode, bucket: int) -> float:
+    """Passes a second of a loop in Python."""
+    costs = CostTable([(bucket, 1e-3)], [(bucket, 1e-3)])
+    capacity = capacity_without_waits(costs)
+    scheduler = Scheduler(costs, capacity=capacity, steps=5, mode=mode)
+    flags = np.random.default_rng(1).random(4096 + bucket) < 0.5
+    deadlines = np.full(capacity, 1e6) if mode == Mode.DEADLINE else None
+    flight = deque()
+    passes, begin = 0, time.perf_counter()
+    while passes < PASSES // (1 if bucket > 8 else 10):
+        scheduler.admit(capacity, 0.0, deadlines)
+        while (plan := scheduler.plan(0.0)).verdict is Verdict.LAUNCH:
+            flight.append(plan)
+        oldest = flight.popleft()
+        offset = oldest.id % 4096
+        scheduler.complete(oldest.id, flags[offset : offset + oldest.count], 0.0)
+        scheduler.collect()
+        passes += oldest.count
+    return passes / (time.perf_counter() - begin)
+
+
+def measure(folder: Path, repeats: int) -> Iterator[tuple[str, str, int, list[float]]]:
+    """Way, mode, bucket, passes a second of each repeat."""
+    for mode in Mode:
+        for bucket in BUCKETS:
+            name = mode.name.lower()
+            command = [folder / "csrc" / "bench" / "plan_benchmark", name, str(bucket), str(repeats)]
+            figures = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+            yield "c++", name, bucket, [float(figure) for figure in figures]
+            yield "python", name, bucket, [through_binding(mode, bucket) for _ in range(repeats)]
+
+
+def machine() -> str:
+    """Processor, one core of which is used."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+
+
+def first_line(*command: str) -> str:
+    """The first line that a command prints."""
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.partition("\n")[0]
+
+
+def compiler(folder: Path) -> str:
+    """The compiler that CMake chose, and its version."""
+    cache = (folder / "CMakeCache.txt").read_text().splitlines()
+    path = next(line.partition("=")[2] for line in cache if line.startswith("CMAKE_CXX_COMPILER:"))
+    return first_line(path, "--version")
+
+
+def record(rows: list[dict[str, object]], path: Path) -> None:
+    """Merge rows into the table: a row with the same key is replaced."""
+    old: list[dict[str, object]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            old = [dict(row) for row in csv.DictReader(file)]
+    table = {tuple(str(row[key]) for key in KEY): row for row in (*old, *rows)}
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument(
+        "--write", action="store_true", help=f"record the rows in {RESULTS.relative_to(ROOT)}"
+    )
+    arguments = parser.parse_args()
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        build(folder)
+        subprocess.run([folder / "csrc" / "tests" / "fuzz", "500000"], check=True, stdout=sys.stderr)
+        same: dict[str, object] = {
+            "machine": machine(),
+            "compiler": compiler(folder),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "commit": first_line("git", "rev-parse", "--short", "HEAD"),
+        }
+        for way, mode, bucket, figures in measure(folder, arguments.repeats):
+            p25, p50, p75 = quantiles(figures, n=4) if len(figures) > 1 else figures * 3
+            print(
+                f"{way:7}{mode:11}{bucket:4}  {p50 / 1e6:6.2f} M passes/s  ({p25 / 1e6:.2f} .. {p75 / 1e6:.2f})"
+            )
+            figures_row = {f"p{p}_passes_s": round(v) for p, v in ((25, p25), (50, p50), (75, p75))}
+            rows.append({"way": way, "mode": mode, "bucket": bucket, **same, **figures_row})
+    if arguments.write:
+        record(rows, RESULTS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
