@@ -1,8 +1,8 @@
 """Passes the scheduler plans a second on one core: python bench/scheduler.py [--repeats N] [--write].
 
-One pass is one image in one launch: admitted, planned, completed and collected, half of the images leaving at
-every step, two launches in flight. "c++" drives the library itself, "python" the module through the binding. The
-gate comes first: a fuzz run of the same build, every answer held against a model.
+One pass is one image in one launch: admitted, planned, completed and collected, half of the images leaving
+at every step, two launches in flight. "c++" drives the library itself, "python" the module through the
+binding. The gate comes first: a fuzz run of the same build, every answer held against a model.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from statistics import quantiles
 
 import numpy as np
 
-from gfnet_fast._scheduler import CostTable, Mode, Scheduler, Verdict, capacity_without_waits
+from gfnet_fast._scheduler import CostTable, Mode, Plan, Scheduler, Verdict, capacity_without_waits
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "scheduler.csv"
@@ -31,10 +31,10 @@ PASSES = 1_000_000
 
 def build(folder: Path) -> None:
     """Configure and build the benchmark and the fuzz run, as a release."""
-    configure = ["cmake", "-S", ROOT, "-B", folder, "-DGFNET_BENCHMARKS=ON", "-DGFNET_TESTS=ON"]
+    configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-DGFNET_BENCHMARKS=ON", "-DGFNET_TESTS=ON"]
     subprocess.run(configure, check=True, stdout=sys.stderr)
     subprocess.run(
-        ["cmake", "--build", folder, "--target", "plan_benchmark", "fuzz"], check=True, stdout=sys.stderr
+        ["cmake", "--build", str(folder), "--target", "plan_benchmark", "fuzz"], check=True, stdout=sys.stderr
     )
 
 
@@ -45,7 +45,7 @@ def through_binding(mode: Mode, bucket: int) -> float:
     scheduler = Scheduler(costs, capacity=capacity, steps=5, mode=mode)
     flags = np.random.default_rng(1).random(4096 + bucket) < 0.5
     deadlines = np.full(capacity, 1e6) if mode == Mode.DEADLINE else None
-    flight = deque()
+    flight: deque[Plan] = deque()
     passes, begin = 0, time.perf_counter()
     while passes < PASSES // (1 if bucket > 8 else 10):
         scheduler.admit(capacity, 0.0, deadlines)
@@ -64,7 +64,7 @@ def measure(folder: Path, repeats: int) -> Iterator[tuple[str, str, int, list[fl
     for mode in Mode:
         for bucket in BUCKETS:
             name = mode.name.lower()
-            command = [folder / "csrc" / "bench" / "plan_benchmark", name, str(bucket), str(repeats)]
+            command = [str(folder / "csrc/bench/plan_benchmark"), name, str(bucket), str(repeats)]
             figures = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
             yield "c++", name, bucket, [float(figure) for figure in figures]
             yield "python", name, bucket, [through_binding(mode, bucket) for _ in range(repeats)]
@@ -116,7 +116,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         build(folder)
-        subprocess.run([folder / "csrc" / "tests" / "fuzz", "500000"], check=True, stdout=sys.stderr)
+        subprocess.run([str(folder / "csrc/tests/fuzz"), "500000"], check=True, stdout=sys.stderr)
         same: dict[str, object] = {
             "machine": machine(),
             "compiler": compiler(folder),
@@ -126,9 +126,8 @@ def main() -> int:
         }
         for way, mode, bucket, figures in measure(folder, arguments.repeats):
             p25, p50, p75 = quantiles(figures, n=4) if len(figures) > 1 else figures * 3
-            print(
-                f"{way:7}{mode:11}{bucket:4}  {p50 / 1e6:6.2f} M passes/s  ({p25 / 1e6:.2f} .. {p75 / 1e6:.2f})"
-            )
+            spread = f"({p25 / 1e6:.2f} .. {p75 / 1e6:.2f})"
+            print(f"{way:7}{mode:11}{bucket:4}  {p50 / 1e6:6.2f} M passes/s  {spread}", flush=True)
             figures_row = {f"p{p}_passes_s": round(v) for p, v in ((25, p25), (50, p50), (75, p75))}
             rows.append({"way": way, "mode": mode, "bucket": bucket, **same, **figures_row})
     if arguments.write:
