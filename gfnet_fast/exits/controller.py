@@ -74,7 +74,7 @@ class Controller:
         device: str | None = None,
         max_steps: int | None = None,
         gain: float = 0.7,
-        max_step: float = 0.05,
+        max_step: float = 0.1,
         tolerance: float = 0.005,
         lag: int = 0,
         min_images: int = 128,

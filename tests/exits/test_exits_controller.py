@@ -42,6 +42,7 @@ def drift():
 def play(controller, confidences, slowdown, lag=0):
     """Run a stream with `lag` images in flight: each image's cost, and where the controller aimed."""
     waiting = [controller.thresholds] * (lag // CHUNK)
+    means = controller.calibration.costs("latency_ms", device="cpu")
     costs, aims = [], []
     for start in range(0, confidences.shape[1], CHUNK):
         waiting.append(controller.thresholds)
@@ -49,7 +50,7 @@ def play(controller, confidences, slowdown, lag=0):
         cost = MS[exit_steps(confidences[:, part], waiting.pop(0)) - 1] * slowdown[part]
         controller.observe(float(cost.sum()), len(cost))
         costs.append(cost)
-        aims.append(float(np.interp(controller.position, range(258), controller.calibration.costs("macs"))))
+        aims.append(float(np.interp(controller.position, range(len(means)), means)))
     return np.concatenate(costs), np.array(aims)
 
 
@@ -65,14 +66,15 @@ def test_a_target_is_held_through_a_recorded_drift(calibration, drift, target, l
     )
     windows, adrift = (c.reshape(-1, 2000).mean(axis=1) / target for c in (costs, fixed))
     settled = [0, 1, 2, 7, 10, 11, 14, 15]
-    print(windows.round(3), controller.moves)
+    print(f"mean {costs.mean() / target:.4f}, {controller.moves} moves,", windows.round(3))
     assert abs(costs.mean() / target - 1) < 0.03
     assert np.abs(windows[settled] - 1).max() < 0.06
     assert np.abs(adrift[settled] - 1).max() > 0.12
     moves = np.diff(aims)
-    span = calibration.model.macs[-1] - calibration.model.macs[0]
-    assert np.abs(moves).max() <= 0.09 * span
-    assert controller.moves <= 30
+    assert np.abs(moves).max() <= 0.1 * (MS[-1] - MS[0]) + 1e-9
+    assert controller.moves <= 25
+    turns = np.sign(moves[moves != 0])
+    assert (turns[1:] != turns[:-1]).sum() <= 12
     assert controller.held
 
 
