@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import CheckpointError, InputError
 from gfnet_fast.model.backbones import build_encoder
 from gfnet_fast.model.classifiers import build_classifier
+from gfnet_fast.model.macs import count_macs, shadow
 from gfnet_fast.model.policy import Policy
 
 
@@ -92,8 +92,6 @@ class GFNet(nn.Module):
         self.calibration: Any = None
         self.labels: tuple[str, ...] | None = None
         if config.macs is None:
-            from gfnet_fast.model.macs import count_macs
-
             self.config = config
             config = config.replace(macs=count_macs(self))
         self.config = config
@@ -194,9 +192,8 @@ def check_images(images: Tensor, size: int, device: torch.device) -> None:
 
 def _probe(encoder: nn.Module, size: int) -> tuple[tuple[int, int, int], int]:
     """Shape of an encoder's feature map and width of its feature vector, without computing them."""
-    shadow = copy.deepcopy(encoder).to("meta").eval()
     with torch.no_grad():
-        feature_map, feature = shadow(torch.empty(1, 3, size, size, device="meta"))
+        feature_map, feature = shadow(encoder)(torch.empty(1, 3, size, size, device="meta"))
     if feature_map.ndim != 4 or feature.ndim != 2:
         shapes = f"{list(feature_map.shape)} and {list(feature.shape)}"
         raise CheckpointError(f"backbone: expected a feature map [B, C, h, w] and a vector [B, F], got {shapes}")

@@ -1,0 +1,33 @@
+# Each target sets up what it needs from a fresh clone: a virtual environment in .venv, the package in
+# editable mode and the compiled scheduler. It takes Python >= 3.10, a C++20 compiler and make.
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
+BUILD_FILES = pyproject.toml setup.py constraints.txt $(shell find csrc CMakeLists.txt -type f)
+
+.PHONY: demo test lint clean
+
+demo: .venv/.core
+	.venv/bin/gfnet-fast demo --output demo.png
+
+test: .venv/.dev
+	.venv/bin/python -m pytest -q tests
+
+lint: .venv/.dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "expected Python >= 3.10, got " + sys.version)'
+	$(PYTHON) -m venv .venv
+
+.venv/.core: .venv/bin/python $(BUILD_FILES)
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+.venv/.dev: .venv/.core
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build
