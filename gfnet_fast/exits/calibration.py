@@ -155,6 +155,13 @@ class Calibration:
         """Whether no threshold ever falls along the path, so that every mean cost rises along it."""
         return is_nested(self.thresholds)
 
+    @property
+    def default_row(self) -> int:
+        """The most accurate row, the cheapest of equals; the dearest where no accuracy is known."""
+        if self.accuracy is None or np.isnan(self.accuracy).all():
+            return len(self.thresholds) - 1
+        return int(np.nanargmax(self.accuracy))
+
     def with_cost(self, cost: CostTable) -> Calibration:
         """This calibration with the measured costs of a device."""
         return replace(self, cost=cost)

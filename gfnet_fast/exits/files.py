@@ -34,6 +34,7 @@ def to_json(calibration: Calibration) -> str:
         "source": c.source,
         "notes": list(c.notes),
         "cost": cost,
+        "default_row": c.default_row,
         "thresholds": c.thresholds.tolist(),
         "mean_macs": None if c.mean_macs is None else c.mean_macs.tolist(),
         "shares": None if c.shares is None else c.shares.tolist(),
@@ -44,8 +45,11 @@ def to_json(calibration: Calibration) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def from_json(text: str, *, where: str = "calibration") -> Calibration:
+def from_json(text: str, model: ModelIdentity | None = None, *, where: str = "calibration") -> Calibration:
     """The calibration in a JSON text.
+
+    A bare table, with nothing but ``schema_version``, ``thresholds`` and perhaps ``default_row``, is taken
+    for that of `model`, as :meth:`Calibration.from_table` takes it.
 
     Raises BudgetError, beginning with `where`, on text that is not JSON, another schema version, missing
     or unknown fields, NaN, and everything that :class:`Calibration` refuses.
@@ -58,6 +62,8 @@ def from_json(text: str, *, where: str = "calibration") -> Calibration:
     if version != SCHEMA_VERSION:
         raise BudgetError(f"{where}: expected schema_version {SCHEMA_VERSION}, got {version!r}")
     try:
+        if model is not None and set(content) <= {"schema_version", "thresholds", "default_row"}:
+            return Calibration.from_table(model, np.array(content["thresholds"], np.float32))
         return _read(content)
     except BudgetError as error:
         raise BudgetError(f"{where}: {error}") from None
@@ -88,7 +94,7 @@ def load_calibration(path: str | os.PathLike[str], model: ModelIdentity | None =
         raise BudgetError(
             f"{path}: no calibration can be read ({error}); run `gfnet-fast calibrate`"
         ) from None
-    calibration = from_json(text, where=str(path))
+    calibration = from_json(text, model, where=str(path))
     if model is not None:
         calibration.check_model(model)
     return calibration
@@ -106,7 +112,7 @@ def _read(content: dict[str, Any]) -> Calibration:
         "mean_macs",
         "shares",
     }
-    if unknown := sorted(set(content) - known - {"accuracy", "sample"}):
+    if unknown := sorted(set(content) - known - {"accuracy", "sample", "default_row"}):
         raise BudgetError(f"expected only known fields, got {unknown}")
     model = ModelIdentity(**content["model"])
     accuracy, sample, cost = content["accuracy"], content["sample"], content["cost"]

@@ -119,6 +119,7 @@ def test_the_joint_path_is_nested_and_ends_at_the_ends(calibration):
     assert calibration.mean_macs[-1] == pytest.approx(MODEL.macs[-1])
     steps = exit_steps(TASK.confidences[:, :500], calibration.thresholds)
     assert (np.diff(steps, axis=0) >= 0).all()
+    assert calibration.accuracy[calibration.default_row] == calibration.accuracy.max()
     np.testing.assert_array_equal(calibration.at(3.0), calibration.thresholds[3])
 
 
@@ -200,6 +201,10 @@ def test_an_official_table_comes_back_from_its_file():
     assert np.isnan(again.accuracy).all()
     assert again.shares is None
     assert from_json(to_json(Calibration.from_table(MODEL, rows))).mean_macs is None
+    bare = json.dumps({"schema_version": 1, "default_row": 1, "thresholds": rows.tolist()})
+    np.testing.assert_array_equal(from_json(bare, MODEL).thresholds, rows)
+    with pytest.raises(BudgetError, match="model"):
+        from_json(bare)
 
 
 @pytest.mark.parametrize(
