@@ -14,11 +14,11 @@ _debug = os.environ.get("GFNET_KERNELS_DEBUG", "0") == "1"
 
 
 def set_debug(on: bool) -> bool:
-    """Switch the value checks of tensors on a GPU on or off; returns the former setting.
+    """Switch the checks of tensors' values on or off; returns the former setting.
 
-    Each check waits for the device, so the switch is for tests and for hunting a bug, never for CUDA
-    graph capture. The environment variable ``GFNET_KERNELS_DEBUG=1`` sets it at import. Tensors on the CPU
-    are always checked: reading them waits for nothing.
+    Each check waits for the device, so the switch is for tests and for hunting a bug, never for CUDA graph
+    capture. The environment variable ``GFNET_KERNELS_DEBUG=1`` sets it at import. On the CPU glance and crop
+    check whatever the switch says: they read by address there, and it costs no wait.
     """
     global _debug
     before, _debug = _debug, on
@@ -35,11 +35,12 @@ def register(name: str, arguments: str, *, cpu: Callable, cuda: Callable, values
     cpu, cuda
         Plain torch, and the launcher of the Triton kernel.
     values
-        Raises ValueError for bad values; runs before `cpu` always, before `cuda` under the debug switch.
+        Raises ValueError for bad values; runs first under the debug switch.
     """
 
     def run_cpu(*args: Any) -> None:
-        values(*args)
+        if _debug:
+            values(*args)
         cpu(*args)
 
     def run_cuda(*args: Any) -> None:
@@ -69,12 +70,16 @@ def expect_tensor(
     device: torch.device,
 ) -> None:
     """Check a tensor's rank, extents (None: any), dtype and device; none of it waits for the device."""
-    got = tuple(tensor.shape)
-    ok = len(got) == len(shape) and all(
-        want is None or want == have for want, have in zip(shape, got, strict=True)
-    )
-    expect(ok, f"{what}.shape", "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")", got)
-    expect(tensor.dtype in dtypes, f"{what}.dtype", " or ".join(str(d) for d in dtypes), tensor.dtype)
+    got = tensor.shape
+    if len(got) != len(shape) or any(want not in (None, have) for want, have in zip(shape, got, strict=True)):
+        expect(
+            False,
+            f"{what}.shape",
+            f"({', '.join('any' if s is None else str(s) for s in shape)})",
+            tuple(got),
+        )
+    if tensor.dtype not in dtypes:
+        expect(False, f"{what}.dtype", " or ".join(map(str, dtypes)), tensor.dtype)
     expect(tensor.device == device, f"{what}.device", device, tensor.device)
 
 
@@ -85,11 +90,18 @@ def expect_range(what: str, values: Tensor, low: int, high: int) -> None:
         expect(low <= least and most <= high, what, f"{low}..{high}", f"{least}..{most}")
 
 
+def expect_slots(slots: Tensor, count: int) -> None:
+    """Check that every slot is -1 or one of count; waits for a GPU."""
+    numbers = slots.tolist() or [-1]
+    least, most = min(numbers), max(numbers)
+    expect(least >= -1 and most < count, "slots", f"-1..{count - 1}", f"{least}..{most}")
+
+
 def expect_pixels(mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, size: int) -> None:
     """Check what crop and glance share."""
     expect(len(mean) == 3 and len(std) == 3, "mean and std", "3 values each", (len(mean), len(std)))
     expect(all(s != 0 for s in std), "std", "no zero", tuple(std))
-    expect(dtype in FLOAT_DTYPES, "dtype", " or ".join(map(str, FLOAT_DTYPES)), dtype)
+    expect(dtype in FLOAT_DTYPES, "dtype", FLOAT_DTYPES, dtype)
     expect(size >= 1, "size", "at least 1", size)
 
 

@@ -20,7 +20,7 @@ from gfnet_kernels.exits import live_mask
 
 LONGEST = 65536
 BLOCK = 4096
-REGISTERS = 48
+REGISTERS = 64
 
 
 @triton.jit
@@ -51,7 +51,15 @@ def compact_launch(
     """Launch the one program."""
     block = min(max(triton.next_power_of_2(max(len(slots), 1)), 128), BLOCK)
     compact_kernel[(1,)](
-        slots, exited, valid, survivors, count, len(slots), BLOCK=block, num_warps=max(block // 128, 4)
+        slots,
+        exited,
+        valid,
+        survivors,
+        count,
+        len(slots),
+        BLOCK=block,
+        num_warps=max(block // 128, 4),
+        enable_fp_fusion=True,
     )
 
 

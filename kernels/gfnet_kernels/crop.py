@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gfnet_kernels._library import expect, expect_pixels, expect_range, expect_tensor, output, register
+from gfnet_kernels._library import expect, expect_pixels, expect_slots, expect_tensor, output, register
 from gfnet_kernels.images import (
     TRITON_DTYPES,
     ImageTable,
@@ -27,10 +27,10 @@ from gfnet_kernels.images import (
     open_image,
     open_images,
 )
-from gfnet_kernels.pixels import batches, flatten, live_rows, normalise_lines, windows
+from gfnet_kernels.pixels import Rows, batches, flatten, live_rows, normalise_lines, store, windows
 
 ROWS, COLUMNS, WARPS = 16, 128, 4
-REGISTERS = 64
+REGISTERS = 56
 
 
 @triton.jit
@@ -45,15 +45,14 @@ def crop_kernel(
     program = tl.program_id(0).to(tl.int64)
     row = program // (across * down)
     tile = (program % (across * down)).to(tl.int32)
-    y = tile // across * ROWS + tl.arange(0, ROWS)
-    k = tile % across * COLUMNS + tl.arange(0, COLUMNS)
-    inside = (y < SIZE)[:, None] & (k < 3 * SIZE)[None, :]
-    x = k // 3
+    flat = tl.arange(0, ROWS * COLUMNS)
+    y = tile // across * ROWS + flat // COLUMNS
+    k = tile % across * COLUMNS + flat % COLUMNS
     c = k % 3
 
     slot = tl.load(slots + row).to(tl.int64)
     live = slot >= 0
-    readable = (y < tl.where(live, SIZE, 0))[:, None] & (k < 3 * SIZE)[None, :]
+    readable = (y < tl.where(live, SIZE, 0)) & (k < 3 * SIZE)
     slot = tl.maximum(slot, 0)
     origin = origins + (slot if BY_SLOT else row) * 2
     top = tl.load(origin).to(tl.int64)
@@ -61,18 +60,18 @@ def crop_kernel(
     pixels, _, _, row_stride, column_stride, channel_stride = open_image(
         images, slot, 0, 0, image_stride, row_stride, column_stride, channel_stride, DTYPE, RAGGED
     )
-    pixels += top * row_stride + left * column_stride
-    at = (y.to(tl.int64) * row_stride)[:, None] + (x.to(tl.int64) * column_stride + c * channel_stride)[
-        None, :
-    ]
+    at = (top + y) * row_stride + (left + k // 3) * column_stride + c.to(tl.int64) * channel_stride
     value = tl.load(pixels + at, mask=readable, other=0).to(tl.float32)
 
-    scale = by_channel(c, scale0, scale1, scale2)[None, :]
-    bias = by_channel(c, bias0, bias1, bias2)[None, :]
-    value = tl.where(live, value * scale + bias, 0.0)
+    value = value * by_channel(c, scale0, scale1, scale2) + by_channel(c, bias0, bias1, bias2)
+    value = tl.where(live, value, 0.0).to(out.dtype.element_ty)
 
-    to = row * (3 * SIZE * SIZE) + y[:, None] * (3 * SIZE) + k[None, :]
-    tl.store(out + to, value.to(out.dtype.element_ty), mask=inside)
+    # Loads want neighbouring values on neighbouring lanes, stores 16 bytes a lane. The compiler gives one
+    # layout to all accesses of one shape, so they have two.
+    value = tl.reshape(value, (ROWS, COLUMNS))
+    y = (tile // across * ROWS + tl.arange(0, ROWS))[:, None]
+    k = (tile % across * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    tl.store(out + row * (3 * SIZE * SIZE) + y * (3 * SIZE) + k, value, mask=(y < SIZE) & (k < 3 * SIZE))
 
 
 def crop_launch(
@@ -95,45 +94,62 @@ def _crop_cpu(
     images: Tensor, slots: Tensor, origins: Tensor, out: Tensor, mean: Sequence[float], std: Sequence[float],
     table: torch.dtype | None, by_slot: bool,
 ) -> None:  # fmt: skip
+    _crop_values(images, slots, origins, out, mean, std, table, by_slot)
     size, to = out.shape[2], out.permute(0, 2, 3, 1)
-    rows, slots = live_rows(slots, out)
-    if not len(slots):
-        return
-    if by_slot or rows is not None:
-        origins = origins.index_select(0, slots if by_slot else rows)
-    flat = flatten(images, table, slots)
-    start = flat.fields[:, 0] + (origins * flat.fields[:, 3:5]).sum(1)
-    for block, written in batches(flat, rows, slice(4, 6), 3 * size * size):
-        pixels = windows(flat, block, start, size, size).permute(0, 2, 3, 1)
+
+    def write(pixels: Tensor, written: Rows) -> None:
         direct = out.dtype == torch.float32 and isinstance(written, slice)
-        values = to[written] if direct else torch.empty(pixels.shape)
-        values.copy_(pixels)
+        values = to[written] if direct else torch.empty(len(pixels), size, size, 3)
+        values.copy_(pixels.permute(0, 2, 3, 1))
         normalise_lines(values, pixels.dtype == torch.uint8, mean, std)
         if not direct:
-            to[written] = values.to(out.dtype)
+            store(to, written, values)
+
+    rows, slots = live_rows(slots, out)
+    if by_slot:
+        origins = origins.index_select(0, slots)
+    elif rows is not None:
+        origins = origins.index_select(0, rows)
+    if len(slots) == 1 and table is None:
+        top, left = origins[0].tolist()
+        image = images[int(slots)]
+        write(image[None, :, top : top + size, left : left + size], slice(None) if rows is None else rows)
+    elif len(slots):
+        flat = flatten(images, table, slots)
+        if flat.fields is None:
+            start = flat.start.add_(origins[:, 0], alpha=flat.common[2])
+            start.add_(origins[:, 1], alpha=flat.common[3])
+        else:
+            start = flat.start + (origins * flat.fields[:, 2:4]).sum(1)
+        for block, written in batches(flat, rows, slice(3, 5), 3 * size * size):
+            write(windows(flat, block, start, size, size), written)
 
 
 def _crop_values(
     images: Tensor, slots: Tensor, origins: Tensor, out: Tensor, mean: Sequence[float], std: Sequence[float],
     table: torch.dtype | None, by_slot: bool,
 ) -> None:  # fmt: skip
-    expect_range("slots", slots, -1, len(images) - 1)
-    size, rows = out.shape[2], (slots >= 0).nonzero()[:, 0]
-    slots = slots.index_select(0, rows).long()
-    origins = origins.index_select(0, slots if by_slot else rows)
-    if not len(slots):
-        return
+    expect_slots(slots, len(images))
+    size = out.shape[2]
+    limits = (0, 0) if table else (images.shape[2] - size, images.shape[3] - size)
     if table is None:
-        room = torch.tensor((images.shape[2] - size, images.shape[3] - size), device=origins.device)
+        numbers = origins.flatten().tolist() or [0, 0]
+        if min(numbers) >= 0 and max(numbers[::2]) <= limits[0] and max(numbers[1::2]) <= limits[1]:
+            return
+    rows = (slots >= 0).nonzero()[:, 0]
+    slots = slots.index_select(0, rows)
+    origins = origins.index_select(0, slots if by_slot else rows)
+    if table is None:
+        room = torch.tensor(limits, device=slots.device).expand(len(slots), 2)
     else:
         room = images.index_select(0, slots)[:, 1:3] - size
-    least = int(room.min())
-    expect(least >= 0, "size", f"at most the image's {least + size}", size)
-    outside = ((origins < 0) | (origins > room)).any(1)
-    if bool(outside.any()):
-        row = int(outside.nonzero()[0])
-        limit = room.expand(len(slots), 2)[row].tolist()
-        expect(False, f"origins at row {int(rows[row])}", f"0..{limit}", origins[row].tolist())
+    small = (room < 0).any(1).nonzero()
+    if len(small):
+        expect(False, "size", f"at most the image's {(room[small[0, 0]] + size).tolist()}", size)
+    outside = ((origins < 0) | (origins > room)).any(1).nonzero()
+    if len(outside):
+        at = int(outside[0, 0])
+        expect(False, f"origins at row {int(rows[at])}", f"0..{room[at].tolist()}", origins[at].tolist())
 
 
 _crop = register(
@@ -175,7 +191,7 @@ def crop(
     ------
     ValueError
         For shapes, dtypes and devices always; for slots and origins outside, and windows larger than their
-        image, on the CPU always and on a GPU under `set_debug`.
+        image in a table, on the CPU always and on a GPU under `set_debug`.
     """
     source, table = open_images(images, layout)
     count = len(slots)

@@ -16,7 +16,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gfnet_kernels._library import expect, expect_pixels, expect_range, expect_tensor, output, register
+from gfnet_kernels._library import (
+    expect,
+    expect_pixels,
+    expect_range,
+    expect_slots,
+    expect_tensor,
+    output,
+    register,
+)
 from gfnet_kernels.images import (
     TRITON_DTYPES,
     ImageTable,
@@ -27,10 +35,10 @@ from gfnet_kernels.images import (
     open_image,
     open_images,
 )
-from gfnet_kernels.pixels import batches, flatten, live_rows, normalise_planes, windows
+from gfnet_kernels.pixels import Rows, batches, flatten, live_rows, normalise_planes, store, windows
 
 ROWS, COLUMNS, WARPS = 16, 64, 4
-REGISTERS = 80
+REGISTERS = 96
 TAPS = {"bilinear": 2, "bicubic": 4}
 
 
@@ -70,13 +78,14 @@ def glance_kernel(
     program = tl.program_id(0).to(tl.int64)
     row = program // (across * down)
     tile = (program % (across * down)).to(tl.int32)
-    y = tile // across * ROWS + tl.arange(0, ROWS)
-    k = tile % across * COLUMNS + tl.arange(0, COLUMNS)
+    flat = tl.arange(0, ROWS * COLUMNS)
+    y = tile // across * ROWS + flat // COLUMNS
+    k = tile % across * COLUMNS + flat % COLUMNS
     c = k % 3
 
     slot = tl.load(slots + row).to(tl.int64)
     live = slot >= 0
-    readable = (y < tl.where(live, SIZE, 0))[:, None] & (k < 3 * SIZE)[None, :]
+    readable = (y < tl.where(live, SIZE, 0)) & (k < 3 * SIZE)
     pixels, height, width, row_stride, column_stride, channel_stride = open_image(
         images, tl.maximum(slot, 0), height, width, image_stride, row_stride, column_stride, channel_stride,
         DTYPE, RAGGED,
@@ -84,27 +93,27 @@ def glance_kernel(
     y0, ty = source_position(y, height, SIZE)
     x0, tx = source_position(k // 3, width, SIZE)
 
-    value = tl.zeros((ROWS, COLUMNS), tl.float32)
+    value = tl.zeros((ROWS * COLUMNS,), tl.float32)
     for i in range(TAPS):
         yi = tl.minimum(tl.maximum(y0 + (i - TAPS // 2 + 1), 0), height - 1)
-        line = tl.zeros((ROWS, COLUMNS), tl.float32)
+        line = tl.zeros((ROWS * COLUMNS,), tl.float32)
         for j in tl.static_range(TAPS):
             xj = tl.minimum(tl.maximum(x0 + (j - TAPS // 2 + 1), 0), width - 1)
-            across_at = xj.to(tl.int64) * column_stride + c * channel_stride
-            at = (yi.to(tl.int64) * row_stride)[:, None] + across_at[None, :]
+            at = yi.to(tl.int64) * row_stride + (
+                xj.to(tl.int64) * column_stride + c.to(tl.int64) * channel_stride
+            )
             tap = tl.load(pixels + at, mask=readable, other=0).to(tl.float32)
-            line += tap * tap_weight(tx, j, TAPS)[None, :]
-        value += line * tap_weight(ty, i, TAPS)[:, None]
+            line += tap * tap_weight(tx, j, TAPS)
+        value += line * tap_weight(ty, i, TAPS)
 
-    scale = by_channel(c, scale0, scale1, scale2)[None, :]
-    bias = by_channel(c, bias0, bias1, bias2)[None, :]
-    value = tl.where(live, value * scale + bias, 0.0)
+    value = value * by_channel(c, scale0, scale1, scale2) + by_channel(c, bias0, bias1, bias2)
+    value = tl.where(live, value, 0.0).to(out.dtype.element_ty)
 
-    # Loads want one value a lane (neighbouring lanes share cache lines), stores 16 bytes a lane: so reshape.
-    flat = tl.arange(0, ROWS * COLUMNS)
-    y = tile // across * ROWS + flat // COLUMNS
-    k = tile % across * COLUMNS + flat % COLUMNS
-    value = tl.reshape(value.to(out.dtype.element_ty), (ROWS * COLUMNS,))
+    # Loads want neighbouring values on neighbouring lanes, stores 16 bytes a lane. The compiler gives one
+    # layout to all accesses of one shape, so they have two.
+    value = tl.reshape(value, (ROWS, COLUMNS))
+    y = (tile // across * ROWS + tl.arange(0, ROWS))[:, None]
+    k = (tile % across * COLUMNS + tl.arange(0, COLUMNS))[None, :]
     tl.store(out + row * (3 * SIZE * SIZE) + y * (3 * SIZE) + k, value, mask=(y < SIZE) & (k < 3 * SIZE))
 
 
@@ -129,26 +138,32 @@ def _glance_cpu(
     images: Tensor, slots: Tensor, out: Tensor, filter: str, mean: Sequence[float], std: Sequence[float],
     table: torch.dtype | None,
 ) -> None:  # fmt: skip
+    _glance_values(images, slots, out, filter, mean, std, table)
     size = tuple(out.shape[2:])
-    rows, slots = live_rows(slots, out)
-    if not len(slots):
-        return
-    flat = flatten(images, table, slots)
-    largest = int((flat.fields[:, 1] * flat.fields[:, 2]).max())
-    for block, written in batches(flat, rows, slice(1, 6), 3 * largest):
-        height, width = flat.fields[block][0, 1:3].tolist()
-        pixels = windows(flat, block, flat.fields[:, 0], height, width)
+
+    def write(pixels: Tensor, written: Rows) -> None:
         values = torch.empty(pixels.shape).copy_(pixels)
         normalise_planes(values, pixels.dtype == torch.uint8, mean, std)
-        resized = F.interpolate(values, size=size, mode=filter, align_corners=True)
-        out[written] = resized.to(out.dtype)
+        store(out, written, F.interpolate(values, size=size, mode=filter, align_corners=True))
+
+    rows, slots = live_rows(slots, out)
+    if len(slots) == 1 and table is None:
+        write(images[int(slots)][None], slice(None) if rows is None else rows)
+    elif len(slots):
+        flat = flatten(images, table, slots)
+        height, width = flat.common[:2]
+        largest = height * width if flat.fields is None else int(flat.fields[:, :2].prod(1).max())
+        for block, written in batches(flat, rows, slice(0, 5), 3 * largest):
+            if flat.fields is not None:
+                height, width = flat.fields[block][0, :2].tolist()
+            write(windows(flat, block, flat.start, height, width), written)
 
 
 def _glance_values(
     images: Tensor, slots: Tensor, out: Tensor, filter: str, mean: Sequence[float], std: Sequence[float],
     table: torch.dtype | None,
 ) -> None:  # fmt: skip
-    expect_range("slots", slots, -1, len(images) - 1)
+    expect_slots(slots, len(images))
     if table is not None and bool((slots >= 0).any()):
         sides = images.index_select(0, slots[slots >= 0].long())[:, 1:3]
         expect_range("table's height and width", sides, 1, 2**31 - 1)

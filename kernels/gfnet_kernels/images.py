@@ -104,7 +104,7 @@ def open_images(images: "Tensor | ImageTable", layout: str | None) -> tuple[Tens
 def image_list(images: "Tensor | ImageTable", layout: str | None) -> Sequence[Tensor]:
     """The images by slot, each [3, H, W]: what the references loop over."""
     if not isinstance(images, ImageTable):
-        return channels_first(images, layout)
+        return list(channels_first(images, layout))
     expect(len(images.sources) == len(images.entries), "sources", len(images.entries), len(images.sources))
     return [
         source.as_strided((3, height, width), (channel, row, column), source.storage_offset())

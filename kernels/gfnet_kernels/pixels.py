@@ -23,48 +23,49 @@ Rows = slice | Tensor
 class Flat(NamedTuple):
     """The images of n live rows as one span of memory.
 
-    ``memory`` [span]; ``fields`` int64 [n, 6], entries whose address has become the offset of pixel (0, 0, 0)
-    within the span; ``uniform``: the rows differ in nothing but that offset.
+    ``memory`` [span]; ``start`` int64 [n], each image's pixel (0, 0, 0) within it; ``common``, the first
+    row's height, width and strides of row, column and channel; ``fields`` int64 [n, 5], the same of all
+    rows, or None where they are alike.
     """
 
     memory: Tensor
-    fields: Tensor
-    uniform: bool
+    start: Tensor
+    common: tuple[int, int, int, int, int]
+    fields: Tensor | None
 
 
 def live_rows(slots: Tensor, out: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Zero the padded rows of out. Returns the live rows (None: all of them) and their slots as int64."""
+    """Zero the padded rows of out. Returns the live rows (None: all of them) and their slots."""
+    if not len(slots) or int(slots.min()) >= 0:
+        return None, slots
     live = slots >= 0
-    if bool(live.all()):
-        return None, slots.long()
     out[~live] = 0
     rows = live.nonzero()[:, 0]
-    return rows, slots.index_select(0, rows).long()
+    return rows, slots.index_select(0, rows)
 
 
 def flatten(images: Tensor, table: torch.dtype | None, slots: Tensor) -> Flat:
-    """Describe the images of the live rows. slots: int64 [n], n >= 1."""
+    """Describe the images of the live rows. slots: int32 [n], n >= 1."""
     if table is None:
         count, _, height, width = images.shape
         image, channel, row, column = images.stride()
-        fields = torch.tensor(((0, height, width, row, column, channel),)).repeat(len(slots), 1)
-        fields[:, 0] = slots * image
         span = 1 + (count - 1) * image + 2 * channel + (height - 1) * row + (width - 1) * column
-        return Flat(images.as_strided((span,), (1,)), fields, True)
+        memory = images.as_strided((span,), (1,))
+        return Flat(memory, slots.long().mul_(image), (height, width, row, column, channel), None)
     fields = images.index_select(0, slots)
-    address, height, width, row, column, channel = fields.unbind(1)
-    extent = 1 + 2 * channel + (height - 1) * row + (width - 1) * column
+    address = fields[:, 0]
+    reach = (fields[:, 1:3] - 1).mul_(fields[:, 3:5]).sum(1) + 2 * fields[:, 5] + 1
     base = int(address.min())
-    span = int((address - base + extent * table.itemsize).max())
+    span = int((address - base + reach * table.itemsize).max())
     memory = torch.frombuffer((ctypes.c_byte * span).from_address(base), dtype=table)
-    fields[:, 0] = (address - base) // table.itemsize
-    return Flat(memory, fields, len(slots) == 1)
+    start = (address - base) // table.itemsize
+    return Flat(memory, start, tuple(fields[0, 1:].tolist()), fields[:, 1:])
 
 
 def batches(flat: Flat, rows: Tensor | None, keys: slice, values: int) -> Iterator[tuple[Rows, Rows]]:
-    """Blocks of live rows that agree in fields[:, keys]: their place in flat.fields, and in the output."""
-    count, step = len(flat.fields), max(1, BLOCK // values)
-    if flat.uniform:
+    """Blocks of live rows that agree in fields[:, keys]: their place among the rows, and in the output."""
+    count, step = len(flat.start), max(1, BLOCK // values)
+    if flat.fields is None:
         for first in range(0, count, step):
             block = slice(first, min(first + step, count))
             yield block, block if rows is None else rows[block]
@@ -79,17 +80,40 @@ def batches(flat: Flat, rows: Tensor | None, keys: slice, values: int) -> Iterat
 def windows(flat: Flat, block: Rows, start: Tensor, height: int, width: int) -> Tensor:
     """Copy one window per row of the block, as [n, 3, height, width] in the source's own order of axes.
 
-    ``start`` int64 [all rows]: offset of each window's first value. The block's rows share a column stride.
+    ``start`` int64 [all rows]: offset of each window's first value. The block's rows share a column stride,
+    and are all interleaved (r, g, b, r, g, b) or none is.
     """
-    fields, start = flat.fields[block], start[block]
-    row, channel, column = fields[:, 3:4], fields[:, 5], int(fields[0, 4])
-    lines = start[:, None] + torch.arange(height) * row
-    if column == 3 and bool((channel == 1).all()):
+    lines = start[block][:, None]
+    if flat.fields is None:
+        _, _, row, column, stride = flat.common
+        lines, channel = lines + steps(height, row), steps(3, stride)[:, None]
+    else:
+        fields = flat.fields[block]
+        column, stride = fields[0, 3:].tolist()
+        lines, channel = (
+            lines + steps(height, 1) * fields[:, 2:3],
+            steps(3, 1)[:, None] * fields[:, 4, None, None],
+        )
+    if (column, stride) == (3, 1):
         view = flat.memory.as_strided((flat.memory.numel() - 3 * width + 1, 3 * width), (1, 1))
         return view.index_select(0, lines.view(-1)).view(-1, height, width, 3).permute(0, 3, 1, 2)
-    lines = (torch.arange(3) * channel[:, None])[:, :, None] + lines[:, None]
+    lines = lines[:, None] + channel
     view = flat.memory.as_strided((flat.memory.numel() - (width - 1) * column, width), (1, column))
     return view.index_select(0, lines.view(-1)).view(-1, 3, height, width)
+
+
+def store(out: Tensor, rows: Rows, values: Tensor) -> None:
+    """Write values into rows of out, in its type and layout."""
+    if isinstance(rows, slice):
+        out[rows].copy_(values)
+    else:
+        out[rows] = values.to(out.dtype)
+
+
+@lru_cache(maxsize=64)
+def steps(count: int, stride: int) -> Tensor:
+    """0, stride, 2 * stride, ..."""
+    return torch.arange(count) * stride
 
 
 @lru_cache(maxsize=64)

@@ -60,7 +60,14 @@ def gather_launch(arena: Tensor, slots: Tensor, out: Tensor) -> None:
     grid, block, warps = _grid(*out.shape)
     if out.numel():
         gather_kernel[grid](
-            arena, slots, out, F=out.shape[1], STRIDE=arena.stride(0), BLOCK=block, num_warps=warps
+            arena,
+            slots,
+            out,
+            F=out.shape[1],
+            STRIDE=arena.stride(0),
+            BLOCK=block,
+            num_warps=warps,
+            enable_fp_fusion=True,
         )
 
 
@@ -70,22 +77,21 @@ def scatter_launch(rows: Tensor, slots: Tensor, step: Tensor | None, by_slot: bo
     if rows.numel():
         scatter_kernel[grid](
             rows, slots, step, arena, F=rows.shape[1], ROW_STRIDE=rows.stride(0), SLOT_STRIDE=arena.stride(0),
-            STEP_STRIDE=0 if step is None else arena.stride(1), BY_SLOT=by_slot, BLOCK=block, num_warps=warps,
+            STEP_STRIDE=0 if step is None else arena.stride(1), BY_SLOT=by_slot, BLOCK=block, num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
 
 
 def _gather_cpu(arena: Tensor, slots: Tensor, out: Tensor) -> None:
-    if not len(slots):
-        return
-    padded = slots < 0
-    torch.index_select(arena, 0, slots.clamp(min=0), out=out)
-    if bool(padded.any()):
-        out[padded] = 0
+    if len(slots) and int(slots.min()) >= 0:
+        torch.index_select(arena, 0, slots, out=out)
+    elif len(slots):
+        torch.index_select(arena, 0, slots.clamp(min=0), out=out)
+        out[slots < 0] = 0
 
 
 def _scatter_cpu(rows: Tensor, slots: Tensor, step: Tensor | None, by_slot: bool, arena: Tensor) -> None:
-    live = slots >= 0
-    if not bool(live.all()):
+    if len(slots) and int(slots.min()) < 0:
+        live = slots >= 0
         rows, slots, step = rows[live], slots[live], step if step is None or by_slot else step[live]
     rows, at = rows.to(arena.dtype), slots.long()
     if step is None:

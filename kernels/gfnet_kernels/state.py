@@ -21,6 +21,7 @@ from torch import Tensor
 from gfnet_kernels._library import FLOAT_DTYPES, expect, expect_range, expect_tensor, output, register
 
 BLOCK = 1024
+BLOCK_CPU = 1 << 16  # values of each gate worked on at a time, to stay in a core's second-level cache
 REGISTERS = 64
 
 
@@ -83,22 +84,29 @@ def _pointwise(gates_in: Tensor, gates_state: Tensor, h: Tensor | None) -> Tenso
     """New state [n, H] float32, in the order of torch's own cell on the CPU: equal to the bit."""
     r_in, z_in, n_in = gates_in.float().chunk(3, -1)
     r_back, z_back, n_back = gates_state.float().chunk(3, -1)
-    z = (z_back + z_in).sigmoid_()
     n = (r_back + r_in).sigmoid_().mul_(n_back).add_(n_in).tanh_()
-    return (n.neg() if h is None else h.float() - n).mul_(z).add_(n)
+    new = n.neg() if h is None else h.float().sub_(n) if h.dtype == torch.float32 else h.float() - n
+    return new.mul_((z_back + z_in).sigmoid_()).add_(n)
 
 
 def _gru_cpu(gates_in: Tensor, gates_state: Tensor, state: Tensor, slots: Tensor, out: Tensor) -> None:
-    live = slots >= 0
-    everyone = bool(live.all())
-    if not everyone:
-        out[~live] = 0
-        gates_in, slots = gates_in[live], slots[live]
-        gates_state = gates_state if gates_state.ndim == 1 else gates_state[live]
-    at = slots.long()
-    new = _pointwise(gates_in, gates_state, None if gates_state.ndim == 1 else state.index_select(0, at))
-    state.index_copy_(0, at, new.to(state.dtype))
-    out[slice(None) if everyone else live] = new.to(out.dtype)
+    rows: slice | Tensor = slice(None)
+    if len(slots) and int(slots.min()) < 0:
+        rows = slots >= 0
+        out[~rows] = 0
+        gates_in, slots = gates_in[rows], slots[rows]
+        gates_state = gates_state if gates_state.ndim == 1 else gates_state[rows]
+    first = gates_state.ndim == 1
+    result = torch.empty(len(slots), out.shape[1], dtype=out.dtype) if isinstance(rows, Tensor) else out
+    step = max(1, BLOCK_CPU // out.shape[1])
+    for block in (slice(a, a + step) for a in range(0, len(slots), step)):
+        at = slots[block]
+        h = None if first else state.index_select(0, at)
+        new = _pointwise(gates_in[block], gates_state if first else gates_state[block], h)
+        state.index_copy_(0, at.long(), new.to(state.dtype))
+        result[block].copy_(new)
+    if isinstance(rows, Tensor):
+        out[rows] = result
 
 
 def expect_unique(slots: Tensor, count: int) -> None:

@@ -1,0 +1,424 @@
+"""Time the kernels against what torch offers, and record rows: python bench/kernels.py [--quick] [--write].
+
+Every case first passes a gate: the op against its reference, each peer against the op. Then all contenders of
+a case are timed in turn, round after round, so that a busy moment hits them alike. One row per case and peer:
+
+    share      bytes the op has to move / median time / copy bandwidth measured in the same run
+    times      peer's median / the op's median: above 1 the op is faster
+
+On a GPU the times come from events around single calls with the second-level cache flushed.
+"""
+
+import argparse
+import csv
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import quantiles
+
+import gfnet_kernels as gk
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+RESULTS = Path(__file__).parent / "results" / "kernels.csv"
+KEY = ("op", "size", "dtype", "device", "peer")
+FIELDS = (
+    *KEY, "p25_us", "p50_us", "p75_us", "bytes", "share", "times",
+    "machine", "torch", "triton", "python", "commit",
+)  # fmt: skip
+Call = Callable[[], object]
+
+
+@dataclass
+class Case:
+    """One op at one size: the bytes it has to move, its call, its peers, and the check that comes first."""
+
+    op: str
+    size: str
+    dtype: torch.dtype
+    moved: int
+    ours: Call
+    peers: dict[str, Call]
+    gate: Call
+
+
+def close(actual: object, expected: object, dtype: torch.dtype) -> None:
+    """Raise unless both are near; looser than the tests, for peers that compute in the low precision."""
+    loose = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}[dtype]
+    torch.testing.assert_close(actual, expected, rtol=loose, atol=loose, equal_nan=True, check_stride=False)
+
+
+def constants(device: str) -> tuple[Tensor, Tensor]:
+    return torch.tensor(MEAN, device=device).view(3, 1, 1), torch.tensor(STD, device=device).view(3, 1, 1)
+
+
+def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def finish(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values.to(dtype, memory_format=torch.channels_last)
+
+
+def glance_case(
+    n: int, side: int, size: int, filter: str, dtype: torch.dtype, device: str, compiled: bool
+) -> Case:
+    images = torch.randint(0, 256, (n, side, side, 3), dtype=torch.uint8, device=device)
+    slots = torch.arange(n, dtype=torch.int32, device=device)
+    mean, std = constants(device)
+
+    def eager() -> Tensor:
+        values = normalise(images[slots], mean, std)
+        return finish(F.interpolate(values, size=(size, size), mode=filter, align_corners=True), dtype)
+
+    def grid_sample() -> Tensor:
+        line = torch.linspace(-1, 1, size, device=device)
+        grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).expand(n, size, size, 2)
+        values = normalise(images, mean, std)
+        return finish(
+            F.grid_sample(values, grid, mode=filter, padding_mode="border", align_corners=True), dtype
+        )
+
+    def ours() -> Tensor:
+        return gk.glance(images, slots, size, filter, MEAN, STD, dtype)
+
+    peers: dict[str, Call] = {"eager": eager, "grid_sample": grid_sample}
+    if compiled:
+        peers["compile"] = torch.compile(eager, dynamic=False)
+
+    def gate() -> None:
+        close(ours(), gk.glance_reference(images, slots, size, filter, MEAN, STD, dtype), dtype)
+        for name, peer in peers.items():
+            # grid_sample rounds its coordinates elsewhere: the same job, to a hundredth of the range.
+            assert name != "grid_sample" or float((peer() - ours()).abs().max()) < 0.1  # type: ignore[operator]
+            if name != "grid_sample":
+                close(peer(), ours(), dtype)
+
+    moved = n * 3 * (side * side + size * size * dtype.itemsize)
+    return Case("glance", f"{n} x {side} to {size} {filter}", dtype, moved, ours, peers, gate)
+
+
+def crop_case(n: int, side: int, size: int, dtype: torch.dtype, device: str, compiled: bool) -> Case:
+    images = torch.randint(0, 256, (n, side, side, 3), dtype=torch.uint8, device=device)
+    slots = torch.arange(n, dtype=torch.int32, device=device)
+    origins = torch.randint(0, side - size + 1, (n, 2), dtype=torch.int32, device=device)
+    mean, std = constants(device)
+
+    def eager() -> Tensor:
+        places = zip(images, origins.tolist(), strict=True)
+        cut = torch.stack([image[y : y + size, x : x + size] for image, (y, x) in places])
+        return finish(normalise(cut, mean, std), dtype)
+
+    def official() -> Tensor:
+        values = normalise(images, mean, std)
+        cut = [
+            value[:, int(y) : int(y) + size, int(x) : int(x) + size]
+            for value, (y, x) in zip(values, origins, strict=True)
+        ]
+        return finish(torch.stack(cut), dtype)
+
+    def indexed() -> Tensor:
+        line = torch.arange(size, device=device)
+        y, x = origins[:, 0, None] + line, origins[:, 1, None] + line
+        return finish(normalise(images[slots[:, None, None], y[:, :, None], x[:, None, :]], mean, std), dtype)
+
+    def roi_align() -> Tensor:
+        from torchvision.ops import roi_align as align
+
+        corner = origins.flip(1).float()
+        boxes = torch.cat([slots[:, None].float(), corner, corner + size], 1)
+        values = align(normalise(images, mean, std), boxes, (size, size), sampling_ratio=1, aligned=True)
+        return finish(values, dtype)
+
+    def ours() -> Tensor:
+        return gk.crop(images, slots, origins, size, MEAN, STD, dtype)
+
+    peers: dict[str, Call] = {
+        "eager": eager,
+        "official": official,
+        "indexed": indexed,
+        "roi_align": roi_align,
+    }
+    if compiled:
+        peers["compile"] = torch.compile(indexed, dynamic=False)
+
+    def gate() -> None:
+        close(ours(), gk.crop_reference(images, slots, origins, size, MEAN, STD, dtype), dtype)
+        for peer in peers.values():
+            close(peer(), ours(), dtype)
+
+    moved = n * 3 * size * size * (1 + dtype.itemsize)
+    return Case("crop", f"{n} x {size} of {side}", dtype, moved, ours, peers, gate)
+
+
+def exits_case(
+    n: int, classes: int, dtype: torch.dtype, device: str, compiled: bool, compacted: bool
+) -> Case:
+    logits = (torch.randn(n, classes, device=device) * 4).to(dtype)
+    step = torch.randint(1, 6, (n,), dtype=torch.int32, device=device)
+    thresholds = torch.tensor([0.9, 0.8, 0.7, 0.6, -1e8], device=device)
+    slots = torch.arange(n, dtype=torch.int32, device=device)
+
+    def eager_exits() -> tuple[Tensor, ...]:
+        confidence, label = logits.softmax(1, dtype=torch.float32).max(1)
+        return confidence, label.int(), confidence >= thresholds[step - 1]
+
+    def eager() -> tuple[Tensor, ...]:
+        results = eager_exits()
+        return (*results, slots[~results[2]]) if compacted else results
+
+    def static() -> tuple[Tensor, ...]:
+        results = eager_exits()
+        return (*results, slots[torch.nonzero_static(~results[2], size=n, fill_value=0)[:, 0]])
+
+    def ours() -> tuple[Tensor, ...]:
+        results = gk.exits(logits, step, thresholds, slots=slots)
+        return (*results, *gk.compact(slots, results[2])) if compacted else results
+
+    peers: dict[str, Call] = {"eager": eager}
+    if compacted:
+        peers["nonzero_static"] = static
+    if compiled:
+        peers["compile"] = torch.compile(static if compacted else eager, dynamic=False)
+
+    def gate() -> None:
+        actual, expected = ours(), eager()
+        for one, other in zip(actual[:3], expected[:3], strict=True):
+            close(one, other, torch.float32)
+        if compacted:
+            assert actual[3][: int(actual[4])].equal(expected[3])
+
+    moved = n * classes * dtype.itemsize + n * (8 + 9) + (n * 9 if compacted else 0)
+    op = "exits + compact" if compacted else "exits"
+    return Case(op, f"{n} x {classes}", dtype, moved, ours, peers, gate)
+
+
+def compact_case(n: int, device: str) -> Case:
+    slots = torch.randperm(n, device=device).int()
+    exited = torch.rand(n, device=device) < 0.4
+    peers: dict[str, Call] = {
+        "eager": lambda: slots[~exited],
+        "nonzero": lambda: slots[torch.nonzero(~exited)[:, 0]],
+        "nonzero_static": lambda: slots[torch.nonzero_static(~exited, size=n, fill_value=0)[:, 0]],
+    }
+
+    def gate() -> None:
+        for one, other in zip(gk.compact(slots, exited), gk.compact_reference(slots, exited), strict=True):
+            assert one.equal(other)
+
+    return Case("compact", str(n), torch.int32, n * 9, lambda: gk.compact(slots, exited), peers, gate)
+
+
+def gru_case(n: int, width: int, dtype: torch.dtype, device: str, compiled: bool) -> Case:
+    gates_in, gates_state = (torch.randn(n, 3 * width, device=device).to(dtype) for _ in range(2))
+    state, slots = (
+        torch.randn(2 * n, width, device=device).to(dtype),
+        torch.randperm(2 * n, device=device)[:n].int(),
+    )
+
+    def eager() -> Tensor:
+        h = state.index_select(0, slots)
+        r, z, n_in = gates_in.chunk(3, 1)
+        r_back, z_back, n_back = gates_state.chunk(3, 1)
+        candidate = torch.tanh(n_in + torch.sigmoid(r + r_back) * n_back)
+        new = (h - candidate) * torch.sigmoid(z + z_back) + candidate
+        state.index_copy_(0, slots.long(), new)
+        return new
+
+    def ours() -> Tensor:
+        return gk.gru_step(gates_in, gates_state, state, slots)
+
+    peers: dict[str, Call] = {"eager": eager}
+    if compiled:
+        peers["compile"] = torch.compile(eager, dynamic=False)
+
+    def gate() -> None:
+        before = state.clone()
+        expected = gk.gru_step_reference(gates_in, gates_state, state, slots)
+        for contender in (ours, *peers.values()):
+            state.copy_(before)
+            close(contender(), expected, dtype)
+        state.copy_(before)
+
+    return Case("gru_step", f"{n} x {width}", dtype, 9 * n * width * dtype.itemsize, ours, peers, gate)
+
+
+def rows_case(n: int, width: int, dtype: torch.dtype, device: str) -> Iterator[Case]:
+    arena, rows = (
+        torch.randn(2 * n, width, device=device).to(dtype),
+        torch.randn(n, width, device=device).to(dtype),
+    )
+    slots = torch.randperm(2 * n, device=device)[:n].int()
+    moved, size = 2 * n * width * dtype.itemsize, f"{n} x {width}"
+    take: dict[str, Call] = {"eager": lambda: arena.index_select(0, slots)}
+    yield Case(
+        "gather", size, dtype, moved, lambda: gk.gather(arena, slots), take,
+        lambda: close(gk.gather(arena, slots), arena[slots], dtype),
+    )  # fmt: skip
+
+    def gate() -> None:
+        gk.scatter(arena, slots, rows)
+        close(arena[slots], rows, dtype)
+
+    put: dict[str, Call] = {"eager": lambda: arena.index_copy_(0, slots.long(), rows)}
+    yield Case("scatter", size, dtype, moved, lambda: gk.scatter(arena, slots, rows), put, gate)
+
+
+def cases(device: str, quick: bool, compiled: bool) -> Iterator[Case]:
+    """All cases, smallest first; a CPU gets fewer images and float32 beside bfloat16."""
+    gpu = device == "cuda"
+    counts = (4,) if quick else (1, 64, 1024) if gpu else (1, 8, 64)
+    types = (torch.bfloat16,) if gpu or quick else (torch.float32, torch.bfloat16)
+    for dtype in types:
+        for n in counts:
+            yield glance_case(n, 224, 96, "bicubic", dtype, device, compiled)
+            yield glance_case(n, 224, 96, "bilinear", dtype, device, False)
+            yield crop_case(n, 224, 96, dtype, device, compiled)
+        rows = 64 if quick else 1024
+        if not quick:
+            yield glance_case(counts[-1], 300, 144, "bicubic", dtype, device, False)
+            yield crop_case(counts[-1], 300, 144, dtype, device, False)
+            yield exits_case(64, 1000, dtype, device, False, False)
+            yield gru_case(64, 256, dtype, device, False)
+        yield exits_case(rows, 1000, dtype, device, compiled, False)
+        yield exits_case(rows, 1000, dtype, device, compiled, True)
+        yield gru_case(rows, 1024, dtype, device, compiled)
+        yield from rows_case(rows, 1024, dtype, device)
+    for n in (64,) if quick else (64, 1024, 65536):
+        yield compact_case(n, device)
+
+
+def time_calls(calls: dict[str, Call], device: str, seconds: float) -> dict[str, tuple[float, float, float]]:
+    """Quartiles in microseconds for each contender, timed in turn."""
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    if device == "cuda":
+        flush = torch.empty(1 << 28, dtype=torch.uint8, device=device)
+    for call in calls.values():
+        call()
+    until = time.perf_counter() + seconds * len(calls)
+    while time.perf_counter() < until or min(map(len, samples.values())) < 7:
+        for name, call in calls.items():
+            if device == "cuda":
+                first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                flush.zero_()
+                first.record()
+                call()
+                last.record()
+                torch.cuda.synchronize()
+                samples[name].append(first.elapsed_time(last) * 1e3)
+            else:
+                start = time.perf_counter()
+                call()
+                samples[name].append((time.perf_counter() - start) * 1e6)
+    return {name: tuple(quantiles(values, n=4)) for name, values in samples.items()}  # type: ignore[misc]
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second, read and written, of a large copy."""
+    size = 1 << (30 if device == "cuda" else 27)
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    middle = time_calls({"copy": lambda: target.copy_(source)}, device, 0.5)["copy"][1]
+    return 2 * size / middle * 1e6
+
+
+def machine() -> str:
+    """Processor and threads."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    return f"{model}, {torch.get_num_threads()} thread(s)"
+
+
+def commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def record(rows: list[dict[str, object]], path: Path) -> None:
+    """Merge rows into the table: a row with the same key is replaced."""
+    table: dict[tuple[str, ...], dict[str, object]] = {}
+    old = list(csv.DictReader(path.open())) if path.exists() else []
+    for row in (*old, *rows):
+        table[tuple(str(row[key]) for key in KEY)] = dict(row)
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table[key] for key in sorted(table))
+
+
+def row_of(
+    case: Case, peer: str, timed: dict[str, tuple[float, float, float]], bandwidth: float
+) -> dict[str, object]:
+    """One contender's row, without what is the same for the whole run."""
+    low, middle, high = timed[peer]
+    return {
+        "op": case.op,
+        "size": case.size,
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "peer": peer,
+        "p25_us": f"{low:.1f}",
+        "p50_us": f"{middle:.1f}",
+        "p75_us": f"{high:.1f}",
+        "bytes": case.moved,
+        "share": f"{case.moved / middle * 1e6 / bandwidth:.3f}",
+        "times": f"{middle / timed['ours'][1]:.2f}",
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one small size an op, a fraction of a second each"
+    )
+    parser.add_argument("--no-compile", action="store_true", help="leave out the torch.compile peers")
+    parser.add_argument("--only", default="", help="ops whose name starts so")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of timing per contender")
+    parser.add_argument("--write", action="store_true", help=f"merge the rows into {RESULTS.name}")
+    options = parser.parse_args()
+
+    torch.manual_seed(0)
+    seconds = min(options.seconds, 0.1) if options.quick else options.seconds
+    bandwidth = copy_bandwidth(options.device)
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    print(f"{name}, {machine()}: copies {bandwidth / 1e9:.1f} GB/s", file=sys.stderr)
+    about = {
+        "device": name, "machine": machine(), "torch": torch.__version__, "triton": triton.__version__,
+        "python": platform.python_version(), "commit": commit(),
+    }  # fmt: skip
+    rows: list[dict[str, object]] = []
+    for case in cases(options.device, options.quick, not (options.no_compile or options.quick)):
+        if not case.op.startswith(options.only):
+            continue
+        case.gate()
+        timed = time_calls({"ours": case.ours, **case.peers}, options.device, seconds)
+        found = [row_of(case, peer, timed, bandwidth) for peer in timed]
+        for row in found:
+            print(
+                "{op:16} {size:26} {dtype:9} {peer:15} {p50_us:>10} us  share {share}  x {times}".format(
+                    **row
+                )
+            )
+        rows += [row | about for row in found]
+    if options.write:
+        record(rows, RESULTS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
