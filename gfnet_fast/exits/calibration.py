@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfnet_fast.errors import BudgetError
-from gfnet_fast.exits.budget import Budget
+from gfnet_fast.exits.budget import Budget, resolve
 from gfnet_fast.exits.identity import CostTable, ModelIdentity
 from gfnet_fast.exits.official import check_correct, thresholds_for_shares
 from gfnet_fast.exits.path import (
@@ -250,6 +250,4 @@ class Calibration:
             return cap_steps(thresholds_for_shares(self.sample, budget.shares), budget.max_steps)
         if budget.target in ("macs", "latency_ms"):
             return cap_steps(self.at(self.position(budget, device=device)), budget.max_steps)
-        from gfnet_fast.exits.budget import resolve
-
         return resolve(budget, steps, self)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from exit_tasks import Task, make_task
@@ -17,6 +19,7 @@ from gfnet_fast.exits import (
     official_shares,
     thresholds_for_shares,
 )
+from gfnet_fast.exits.official import correct_by_step
 from gfnet_fast.exits.path import curve, is_nested
 
 TASKS = {
@@ -47,6 +50,18 @@ def test_joint_search_is_never_below_the_official_one_out_of_sample(name, count)
     print(f"{name}, {count} images: {result.mean:+.2f} ({result.mean_low:+.2f} to {result.mean_high:+.2f})")
     if name in ("even", "flat", "steep") and count == 4000:
         assert result.mean_low > 0.2
+
+
+def test_joint_search_is_not_below_the_official_one_on_the_official_fixture():
+    with np.load(Path(__file__).parent / "data" / "thresholds_T5_N3000.npz") as stored:
+        seen, unseen = stored["calibration_probabilities"], stored["test_probabilities"]
+        right = correct_by_step(seen, stored["calibration_labels"])
+        truth = correct_by_step(unseen, stored["test_labels"])
+        official, costs = stored["thresholds"], stored["flops"]
+    found = joint_search(seen.max(axis=2), right, costs)
+    result = compare_paths(found.thresholds, official, unseen.max(axis=2), truth, costs, draws=200)
+    assert (result.band_high >= 0).all()
+    assert result.mean_low > 0
 
 
 def test_where_confidence_says_nothing_the_search_finds_nothing():
