@@ -297,27 +297,34 @@ def cases(device: str, quick: bool, compiled: bool) -> Iterator[Case]:
 
 def time_calls(calls: dict[str, Call], device: str, seconds: float) -> dict[str, tuple[float, float, float]]:
     """Quartiles in microseconds for each contender, timed in turn."""
+    once = time_on_gpu if device == "cuda" else time_on_cpu
+    bursts = {name: max(1, int(2e3 / min(once(call, 1) for _ in range(3)))) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    if device == "cuda":
-        flush = torch.empty(1 << 28, dtype=torch.uint8, device=device)
-    for call in calls.values():
-        call()
     until = time.perf_counter() + seconds * len(calls)
     while time.perf_counter() < until or min(map(len, samples.values())) < 7:
         for name, call in calls.items():
-            if device == "cuda":
-                first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                flush.zero_()
-                first.record()
-                call()
-                last.record()
-                torch.cuda.synchronize()
-                samples[name].append(first.elapsed_time(last) * 1e3)
-            else:
-                start = time.perf_counter()
-                call()
-                samples[name].append((time.perf_counter() - start) * 1e6)
+            samples[name].append(once(call, bursts[name]))
     return {name: tuple(quantiles(values, n=4)) for name, values in samples.items()}  # type: ignore[misc]
+
+
+def time_on_cpu(call: Call, burst: int) -> float:
+    """Microseconds a call, over a burst of some two milliseconds after a call that warms the caches."""
+    call()
+    start = time.perf_counter()
+    for _ in range(burst):
+        call()
+    return (time.perf_counter() - start) * 1e6 / burst
+
+
+def time_on_gpu(call: Call, burst: int) -> float:
+    """Microseconds of one call between two events, the second-level cache overwritten before."""
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.empty(1 << 28, dtype=torch.uint8, device="cuda").zero_()
+    first.record()
+    call()
+    last.record()
+    torch.cuda.synchronize()
+    return first.elapsed_time(last) * 1e3
 
 
 def copy_bandwidth(device: str) -> float:

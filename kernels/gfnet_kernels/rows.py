@@ -77,7 +77,8 @@ def scatter_launch(rows: Tensor, slots: Tensor, step: Tensor | None, by_slot: bo
     if rows.numel():
         scatter_kernel[grid](
             rows, slots, step, arena, F=rows.shape[1], ROW_STRIDE=rows.stride(0), SLOT_STRIDE=arena.stride(0),
-            STEP_STRIDE=0 if step is None else arena.stride(1), BY_SLOT=by_slot, BLOCK=block, num_warps=warps, enable_fp_fusion=True,
+            STEP_STRIDE=0 if step is None else arena.stride(1), BY_SLOT=by_slot, BLOCK=block,
+            num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
 
 

@@ -1,0 +1,99 @@
+"""The kernels on a GPU: against their references, and inside a captured graph without a wait."""
+
+import gfnet_kernels as gk
+import pytest
+import torch
+from guarded import assert_near
+from torch import Tensor
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+THRESHOLDS = (0.9, 0.6, -1e8)
+
+
+def name(value: object) -> str:
+    return str(value).removeprefix("torch.")
+
+
+def numbers(*values: object) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32, device="cuda")
+
+
+def photos(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, device="cuda")
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("source", ["tensor", "table"])
+def test_crop_and_glance(source: str, dtype: torch.dtype) -> None:
+    images = photos(3, 224, 224, 3) if source == "tensor" else [photos(224, 260, 3), photos(3, 230, 300)]
+    given = images if isinstance(images, Tensor) else gk.ImageTable.of(images)
+    slots, origins = numbers(1, -1, 0, 1), numbers((128, 128), (0, 0), (7, 3), (0, 128))
+    actual = gk.crop(given, slots, origins, 96, MEAN, STD, dtype)
+    assert_near(actual, gk.crop_reference(given, slots, origins, 96, MEAN, STD, dtype))
+    for filter in ("bicubic", "bilinear"):
+        actual = gk.glance(given, slots, 96, filter, MEAN, STD, dtype)
+        expected = gk.glance_reference(given, slots, 96, filter, MEAN, STD, dtype)
+        # Compilers may fuse the coordinate's product with what follows: 1e-5 of a pixel, 2e-4 of the range.
+        assert_near(actual, expected, **({"atol": 1e-3} if dtype == torch.float32 else {}))
+
+
+@pytest.mark.parametrize("rows", [1, 1024, 65536])
+def test_exits_and_compact(rows: int) -> None:
+    classes = 1000 if rows < 65536 else 10
+    logits = torch.randn(rows, classes, device="cuda") * 4
+    step = torch.randint(1, 4, (rows,), dtype=torch.int32, device="cuda")
+    slots = torch.randperm(rows, device="cuda").int()
+    slots[::9] = -1
+    bars = torch.tensor(THRESHOLDS, device="cuda")
+    actual = gk.exits(logits, step, bars, slots=slots)
+    expected = gk.exits_reference(logits, step, bars, slots=slots)
+    assert_near(actual[0], expected[0])
+    assert actual[1].equal(expected[1])
+    for one, other in zip(gk.compact(slots, actual[2]), gk.compact_reference(slots, actual[2]), strict=True):
+        assert one.equal(other)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+def test_state_and_rows(dtype: torch.dtype) -> None:
+    slots, step = numbers(3, -1, 0, 5), numbers(1, 1, 3, 2)
+    gates, state = torch.randn(4, 3072, device="cuda").to(dtype), torch.randn(7, 1024, device="cuda")
+    mirror = state.clone()
+    rows = gk.gru_step(gates, gates, state, slots)
+    assert_near(rows, gk.gru_step_reference(gates, gates, mirror, slots), atol=1e-3)
+    assert_near(state, mirror, rtol=1e-5)
+    assert gk.gather(state, slots).equal(gk.gather_reference(state, slots))
+    arena = torch.zeros(7, 3, 1024, device="cuda", dtype=dtype)
+    other = arena.clone()
+    gk.scatter(arena, slots, rows, step)
+    gk.scatter_reference(other, slots, rows, step)
+    assert arena.equal(other)
+
+
+def test_one_graph_replays_all_ops_without_a_wait() -> None:
+    images, slots, origins = photos(3, 224, 224, 3), numbers(2, -1, 0), numbers((9, 9), (0, 0), (1, 2))
+    state, weight = torch.randn(3, 8, device="cuda"), torch.randn(3, 24, device="cuda")
+    bars, step = torch.tensor(THRESHOLDS, device="cuda"), numbers(1, 2, 3)
+
+    def run() -> tuple[Tensor, Tensor]:
+        seen = gk.glance(images, slots, 96, "bicubic", MEAN, STD, torch.float32).mean((2, 3))
+        seen = seen + gk.crop(images, slots, origins, 96, MEAN, STD, torch.float32).mean((2, 3))
+        rows = gk.gru_step(seen @ weight, seen @ weight, state, slots)
+        return gk.compact(slots, gk.exits(rows, step, bars, slots=slots)[2])
+
+    start = state.clone()
+    expected = [result.clone() for result in run()]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    state.copy_(start)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        graph.replay()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(one.equal(other) for one, other in zip(captured, expected, strict=True))
