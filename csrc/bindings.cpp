@@ -249,11 +249,12 @@ void bind_simulation(py::module_& m) {
         "patience"_a = 64, "linger"_a = 0.005, py::call_guard<py::gil_scoped_release>(),
         "Step-merged batches on the scheduler.");
   m.def("simulate_per_batch",
-        [](const Load& load, const Machine& machine, const CostTable& costs, std::int32_t batch, double linger) {
-          return simulate_per_batch(load, machine, batch, Seconds{linger}, costs);
+        [](const Load& load, const Machine& machine, const CostTable& costs, std::int32_t batch,
+           std::int32_t overlap, double linger) {
+          return simulate_per_batch(load, machine, batch, overlap, Seconds{linger}, costs);
         },
-        "load"_a, "machine"_a, "costs"_a, py::kw_only(), "batch"_a, "linger"_a = 0.005,
-        py::call_guard<py::gil_scoped_release>(), "A batch at a time, compacted after each step, with a sync.");
+        "load"_a, "machine"_a, "costs"_a, py::kw_only(), "batch"_a, "overlap"_a = 1, "linger"_a = 0.005,
+        py::call_guard<py::gil_scoped_release>(), "Batches that stay together, compacted after each step, with a sync.");
 }
 
 }  // namespace

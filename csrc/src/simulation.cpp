@@ -174,6 +174,25 @@ class Device {
   bool done_ = false;
 };
 
+/// A batch that stays together: the arrival times of the images still in it.
+struct Batch {
+  void fill(Source& source, std::int32_t size, double linger) {
+    step = 1;
+    if (source.over()) {
+      now = never;
+      return;
+    }
+    const double closes = std::max(now, source.next() + linger);
+    const auto full = [&] { return static_cast<std::int32_t>(inside.size()) == size || source.over(); };
+    while (!full() && source.next() <= closes) inside.push_back(source.take());
+    now = std::max(now, full() ? inside.back() : closes);
+  }
+
+  std::vector<double> inside;
+  std::int32_t step = 1;
+  double now = 0;
+};
+
 void check(const Machine& machine) {
   if (machine.devices < 1 || !(machine.sync.count() >= 0) || !(machine.issue.count() >= 0)) {
     throw std::invalid_argument("machine: expected at least one device, and times that are not negative");
@@ -203,48 +222,51 @@ Report simulate(const Load& load, const Machine& machine, const Options& options
   return account.finish(first, machine.devices);
 }
 
-Report simulate_per_batch(const Load& load, const Machine& machine, std::int32_t batch, Seconds linger,
-                          const CostTable& costs) {
+Report simulate_per_batch(const Load& load, const Machine& machine, std::int32_t batch, std::int32_t overlap,
+                          Seconds linger, const CostTable& costs) {
   check(machine);
-  if (batch < 1) throw std::invalid_argument("batch: expected at least one image");
+  if (batch < 1 || overlap < 1) throw std::invalid_argument("batch and overlap: expected at least one");
   Source source(load);
   Exits exits(load);
   Account account(costs);
   const double first = source.over() ? 0 : source.next();
   const Cover glance(costs.buckets(Stage::glance), batch, Objective::device_time);
   const Cover focus(costs.buckets(Stage::focus), batch, Objective::device_time);
-  std::vector<double> free_at(static_cast<std::size_t>(machine.devices), 0.0);
-  std::vector<double> inside, staying;
-  while (!source.over()) {
-    double& now = *std::ranges::min_element(free_at);
-    inside.clear();
-    const double closes = std::max(now, source.next() + linger.count());
-    while (static_cast<std::int32_t>(inside.size()) < batch && source.next() <= closes) inside.push_back(source.take());
-    const bool filled = static_cast<std::int32_t>(inside.size()) == batch || source.over();
-    now = std::max(now, filled ? inside.back() : closes);
-    for (std::int32_t step = 1; !inside.empty(); ++step) {
-      const Stage stage = step == 1 ? Stage::glance : Stage::focus;
-      const Cover& cover = step == 1 ? glance : focus;
-      double device_free = now;
-      for (auto rows = static_cast<std::int32_t>(inside.size()); rows > 0;) {
-        const Bucket& bucket = cover.first(rows);
-        account.launched(stage, std::min(rows, bucket.size), bucket.size, bucket.cost.count());
-        now += machine.issue.count();
-        device_free = std::max(now, device_free) + bucket.cost.count();
-        rows -= bucket.size;
-      }
-      now = std::max(now, device_free) + machine.sync.count();
-      ++account.report.waits;
-      staying.clear();
-      for (const double arrived : inside) {
-        if (exits.leaves(step)) {
-          account.answered(arrived, now, true);
-        } else {
-          staying.push_back(arrived);
-        }
-      }
-      inside.swap(staying);
+  std::vector<double> device_free(static_cast<std::size_t>(machine.devices), 0.0);
+  std::vector<Batch> batches(device_free.size() * static_cast<std::size_t>(overlap));
+  std::vector<double> staying;
+  for (;;) {
+    // Whoever may act first takes a new batch, or one step with what it has.
+    const auto next = std::ranges::min_element(batches, {}, &Batch::now);
+    Batch& current = *next;
+    if (current.now == never) break;
+    if (current.inside.empty()) {
+      current.fill(source, batch, linger.count());
+      continue;
     }
+    const Stage stage = current.step == 1 ? Stage::glance : Stage::focus;
+    const Cover& cover = current.step == 1 ? glance : focus;
+    double& free_at = device_free[static_cast<std::size_t>(next - batches.begin()) % device_free.size()];
+    double issued = current.now;
+    for (auto rows = static_cast<std::int32_t>(current.inside.size()); rows > 0;) {
+      const Bucket& bucket = cover.first(rows);
+      account.launched(stage, std::min(rows, bucket.size), bucket.size, bucket.cost.count());
+      issued += machine.issue.count();
+      free_at = std::max(issued, free_at) + bucket.cost.count();
+      rows -= bucket.size;
+    }
+    current.now = free_at + machine.sync.count();
+    ++account.report.waits;
+    staying.clear();
+    for (const double arrived : current.inside) {
+      if (exits.leaves(current.step)) {
+        account.answered(arrived, current.now, true);
+      } else {
+        staying.push_back(arrived);
+      }
+    }
+    current.inside.swap(staying);
+    ++current.step;
   }
   return account.finish(first, machine.devices);
 }

@@ -21,7 +21,7 @@ int main() {
         CHECK(merged.images == 5000);
         CHECK(merged.unanswered == 0 || mode == Mode::deadline);
         CHECK(merged.share_of_ideal() <= merged.occupancy() && merged.occupancy() <= 1);
-        const Report per_batch = simulate_per_batch(load, machine, 32, options.linger, costs);
+        const Report per_batch = simulate_per_batch(load, machine, 32, devices, options.linger, costs);
         CHECK(per_batch.images == 5000);
         CHECK(arrivals != Arrivals::at_once || per_batch.throughput() < merged.throughput() || mode != Mode::throughput);
       }

@@ -119,7 +119,9 @@ def run(arguments: argparse.Namespace) -> list[dict[str, float | int | str]]:
     rows = [row(f"merged, {arguments.mode}", report, time.perf_counter() - begin)]
     for batch in arguments.batches:
         begin = time.perf_counter()
-        report = simulate_per_batch(load, machine, costs, batch=batch, linger=linger)
+        report = simulate_per_batch(
+            load, machine, costs, batch=batch, overlap=arguments.overlap, linger=linger
+        )
         rows.append(row(f"per batch of {batch}", report, time.perf_counter() - begin))
     return rows
 
@@ -160,6 +162,7 @@ def parser() -> argparse.ArgumentParser:
     add("--per-image-us", type=float, default=1.9, help="and part per row")
     add("--buckets", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
     add("--batches", type=int, nargs="*", default=[32, 128, 512], help="batch sizes of the per-batch way")
+    add("--overlap", type=int, default=1, help="batches that share a device in the per-batch way")
     add("--sync-us", type=float, default=60.0, help="from the end of a launch until its outcome is acted on")
     add("--issue-us", type=float, default=5.0, help="host time per launch")
     add("--in-flight", type=int, default=2)

@@ -73,6 +73,12 @@ def test_merging_needs_no_sync_and_no_padding():
     assert shares[-1] < 0.85
 
 
+def test_overlapping_batches_hide_their_syncs_in_part():
+    load = Load(200_000, EXITS)
+    one, two = (simulate_per_batch(load, GPU, COSTS, batch=128, overlap=n) for n in (1, 2))
+    assert one.share_of_ideal < two.share_of_ideal < merged(load).share_of_ideal
+
+
 def test_devices_share_the_load():
     one, four = (merged(Load(400_000, EXITS), Machine(devices=n, sync=60e-6, issue=5e-6)) for n in (1, 4))
     assert four.throughput == pytest.approx(4 * one.throughput, rel=0.02)

@@ -56,9 +56,10 @@ struct Report {
 /// Step-merged batches: the scheduler, with options.in_flight launches issued ahead of their outcomes.
 Report simulate(const Load& load, const Machine& machine, const Options& options, const CostTable& costs);
 
-/// The usual way: a batch at a time is taken through all its steps, compacted after each, with a sync before the next.
-/// A batch starts when it is full, when its oldest image has waited for `linger`, or when nothing more will come.
-Report simulate_per_batch(const Load& load, const Machine& machine, std::int32_t batch, Seconds linger,
-                          const CostTable& costs);
+/// The usual way: a batch is taken through all its steps, compacted after each, with a sync before the next. `overlap`
+/// batches share a device (two host threads, two streams), so that one computes while the other waits. A batch starts
+/// when it is full, when its oldest image has waited for `linger`, or when nothing more will come.
+Report simulate_per_batch(const Load& load, const Machine& machine, std::int32_t batch, std::int32_t overlap,
+                          Seconds linger, const CostTable& costs);
 
 }  // namespace gfnet
