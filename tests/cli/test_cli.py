@@ -1,0 +1,108 @@
+"""The command line, as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gfnet_fast.checkpoints import load
+from tests.conftest import tiny_model
+from tests.test_predictor import folder, pictures  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_model("cascaded").save_pretrained(path)
+    return str(path)
+
+
+def run(*args, **options):
+    command = [sys.executable, "-c", "from gfnet_fast.cli import main; main()", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_a_folder_as_jsonl(model, folder):  # noqa: F811
+    done = run("predict", folder, "--model", model, "--format", "jsonl", "--thresholds", "0.5,0.4,0.3,-1e8")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["source"] for row in rows] == [str(p) for p in sorted(folder.rglob("*.png"))]
+    assert all(len(row["origins"]) == row["exit_step"] - 1 for row in rows)
+    assert done.stderr == ""
+
+
+def test_inputs_that_fail_do_not_stop_the_others(model, folder, tmp_path):  # noqa: F811
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff")
+    out = tmp_path / "out.jsonl"
+    done = run("predict", broken, folder, tmp_path / "*.gif", "-m", model, "-f", "jsonl", "-o", out, "--max-steps", 2)
+    assert done.returncode == 3
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert ["error" in row for row in rows] == [True] + [False] * 11 + [True]
+    assert all(row["exit_step"] == 2 for row in rows if "error" not in row)
+    assert done.stdout == ""
+    assert "2 of 13 inputs failed" in done.stderr
+
+
+def test_a_table_is_aligned(model, folder):  # noqa: F811
+    done = run("predict", folder, "--model", model)
+    head, *lines = done.stdout.splitlines()
+    assert head.split() == ["class", "confidence", "step", "M", "macs", "source"]
+    assert len(lines) == 11
+    assert {line.index("/", 20) for line in lines} == {head.index("step") + 2} or len({len(li) for li in lines}) < 3
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "message"),
+    [
+        (["predict", "x.png"], 2, "model"),
+        (["predict", "x.png", "--model", "{model}", "--thresholds", "a,b"], 2, "expected numbers"),
+        (["predict", "x.png", "--model", "{model}", "--format", "xml"], 2, "xml"),
+        (["no-such-command"], 2, "no-such-command"),
+        (["predict", "x.png", "--model", "no/such/model"], 1, "error: no/such/model: expected a checkpoint"),
+        (["predict", "x.png", "--model", "{model}", "--thresholds", "1,2"], 1, "error: thresholds: expected"),
+        (["predict", "x.png", "--model", "{model}", "--device", "cuda:77"], 1, "error: device: expected"),
+        (["predict", "x.png", "--model", "{model}", "--macs", "1"], 1, "needs a calibration"),
+        (["predict", "x.png", "--model", "{model}"], 3, "1 of 1 inputs failed"),
+        (["info", "no/such/model"], 1, "got nothing there"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_exit_status_and_message(model, args, status, message):
+    done = run(*(model if a == "{model}" else a for a in args))
+    assert done.returncode == status, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_info_and_convert(model, tmp_path):
+    done = run("info", model)
+    assert done.returncode == 0
+    assert "tiny-cascaded" in done.stdout
+    native = tmp_path / "again"
+    assert run("convert", model, native).returncode == 0
+    ours, theirs = load(model).state_dict(), load(native).state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    done = run("convert", model, native)
+    assert (done.returncode, "where nothing is yet" in done.stderr) == (1, True)
+    official = tmp_path / "official.pth.tar"
+    assert run("convert", model, official, "--to", "training").returncode == 0
+    again = load(official, config=load(model).config)
+    assert torch.equal(again.state_dict()["policy.critic.weight"], ours["policy.critic.weight"])
+
+
+def test_help_does_not_import_torch():
+    code = "import sys, gfnet_fast.cli.predict, gfnet_fast.cli.checkpoint; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ}).returncode == 0
+
+
+def test_a_reader_that_leaves_is_no_crash(model, folder):  # noqa: F811
+    command = [sys.executable, "-c", "from gfnet_fast.cli import main; main()", "predict", str(folder), "-m", model]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    _, errors = process.stderr.read(), process.wait(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in _

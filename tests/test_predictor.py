@@ -1,0 +1,214 @@
+"""Sources in, results out."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+import gfnet_fast as gf
+from gfnet_fast.sources import read_image
+from tests.conftest import random_images, tiny_config
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny):
+    return gf.Predictor(tiny, device="cpu", budget=gf.Budget(thresholds=[0.5, 0.4, 0.3, -1e8]), batch=4)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Eleven PIL images of different sizes."""
+    sizes = [(90 + 7 * k, 200 - 9 * k) for k in range(11)]
+    return [Image.fromarray(random_images(1, 240, k)[0].numpy()).resize(size) for k, size in enumerate(sizes)]
+
+
+@pytest.fixture(scope="module")
+def folder(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "deeper").mkdir()
+    for k, picture in enumerate(pictures):
+        picture.save(folder / ("deeper" if k % 3 == 0 else "") / f"{k:02d}.png")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "I;16"])
+@pytest.mark.parametrize(("filter", "ratio"), [("bilinear", 0.875), ("bicubic", 0.904)])
+def test_preprocessing_is_torchvision_s(pictures, mode, filter, ratio):
+    config = tiny_config(resize_filter=filter, crop_ratio=ratio)
+    for picture in pictures[:3]:
+        image = picture.convert("I").convert("I;16") if mode == "I;16" else picture.convert(mode)
+        official = transforms.Compose(
+            [
+                transforms.Resize(int(config.image_size / ratio), transforms.InterpolationMode(filter)),
+                transforms.CenterCrop(config.image_size),
+            ]
+        )
+        expected = np.array(official(image.convert("RGB")))
+        assert np.array_equal(read_image(image, config).numpy(), expected)
+
+
+def test_every_kind_of_source_gives_the_same(predictor, pictures, tmp_path):
+    path = tmp_path / "one.png"
+    pictures[3].save(path)
+    array = np.array(pictures[3])
+    tensor = torch.from_numpy(array.copy())
+    results = predictor([path, str(path), pictures[3], array, array.transpose(2, 0, 1), tensor, tensor.permute(2, 0, 1)])
+    assert len({(r.class_id, r.exit_step, r.origins, round(r.confidence, 4)) for r in results}) == 1
+    assert [r.source for r in results[:4]] == [str(path), str(path), "Image 2", "ndarray 3"]
+    assert predictor(path).class_id == results[0].class_id
+    prepared = predictor.model.normalise(read_image(path, predictor.config)[None])[0]
+    assert predictor(prepared).class_id == results[0].class_id
+
+
+def test_folders_and_globs_in_path_order(predictor, folder):
+    results = predictor(folder)
+    assert [r.source for r in results] == [str(p) for p in sorted(folder.rglob("*.png"))]
+    assert len(results) == 11
+    flat = predictor(str(folder / "*.png"))
+    assert [r.source for r in flat] == [str(p) for p in sorted(folder.glob("*.png"))]
+    assert isinstance(predictor(folder / "01.png"), gf.Result)
+
+
+def test_results_say_what_the_steps_cost(predictor, folder):
+    steps = set()
+    for result in predictor.stream(folder):
+        steps.add(result.exit_step)
+        assert result.macs == predictor.config.macs[result.exit_step - 1]
+        assert len(result.origins) == result.exit_step - 1
+        assert result.logits.softmax(0).max().item() == pytest.approx(result.confidence, abs=1e-5)
+    assert len(steps) > 1
+
+
+def test_a_stream_is_lazy_and_bounded(predictor, pictures):
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield pictures[taken % 11]
+
+    stream = predictor.stream(endless())
+    for _ in range(10):
+        next(stream)
+    assert taken <= 10 + 3 * predictor.batch
+    stream.close()
+
+
+def test_a_stream_goes_on_where_asked(predictor, pictures):
+    sources = [pictures[0], "nothing.png", np.zeros((3, 4), np.uint8), pictures[1]]
+    results = list(predictor.stream(iter(sources), on_error="return"))
+    assert [r.error is None for r in results] == [True, False, False, True]
+    assert "nothing.png: expected an image file, got nothing there" in results[1].error
+    with pytest.raises(gf.InputError, match="nothing.png"):
+        list(predictor.stream(iter(sources)))
+
+
+def test_a_producer_that_raises_is_heard(predictor, pictures):
+    def broken():
+        yield pictures[0]
+        raise RuntimeError("the camera fell")
+
+    with pytest.raises(RuntimeError, match="the camera fell"):
+        list(predictor.stream(broken()))
+
+
+def test_budgets_can_change_at_any_time(tiny):
+    predictor = gf.Predictor(tiny, device="cpu")
+    images = random_images(6, tiny.config.image_size)
+    assert predictor.budget is None
+    for steps in (1, 3, 2):
+        predictor.budget = gf.Budget(max_steps=steps)
+        assert predictor.predict_batch(images).exit_step.tolist() == [steps] * 6
+    predictor.budget = gf.Budget(thresholds=[0, 0, 0, -1e8])
+    assert predictor.predict_batch(images).exit_step.tolist() == [1] * 6
+    with pytest.raises(gf.BudgetError, match="expected 4 numbers"):
+        predictor.budget = gf.Budget(thresholds=[0.5, -1e8])
+    with pytest.raises(gf.BudgetError, match="needs a calibration"):
+        predictor.budget = gf.Budget(macs=1e6)
+    assert predictor.budget.thresholds == (0, 0, 0, -1e8)
+
+
+S = 80
+BATCHES = {
+    "empty": (torch.zeros(0, S, S, 3, dtype=torch.uint8), r"B >= 1.* got torch.uint8 \[0, 80, 80, 3\]"),
+    "another size": (torch.zeros(2, S, S + 1, 3, dtype=torch.uint8), r"got torch.uint8 \[2, 80, 81, 3\]"),
+    "another channel count": (torch.zeros(2, S, S, 4, dtype=torch.uint8), r"got torch.uint8 \[2, 80, 80, 4\]"),
+    "no batch": (torch.zeros(S, S, 3, dtype=torch.uint8), r"got torch.uint8 \[80, 80, 3\]"),
+    "another dtype": (torch.zeros(1, 3, S, S, dtype=torch.int32), "got torch.int32"),
+    "double": (torch.zeros(1, 3, S, S, dtype=torch.float64), "got torch.float64"),
+    "NaN": (torch.full((1, 3, S, S), torch.nan), "expected finite numbers, got 19200 that are not"),
+    "another device": (torch.zeros(1, 3, S, S, device="meta"), "expected device cpu, got meta"),
+    "no tensor": ([1, 2], "expected a tensor, got list"),
+}
+
+
+@pytest.mark.parametrize(("images", "message"), BATCHES.values(), ids=BATCHES)
+def test_a_batch_that_is_wrong(predictor, images, message):
+    with pytest.raises(gf.InputError, match=message):
+        predictor.predict_batch(images)
+
+
+ARRAYS = {
+    "NaN pixels": (np.full((3, S, S), np.nan, np.float32), "expected finite numbers"),
+    "float of another size": (np.zeros((3, S, S + 1), np.float32), r"got \[3, 80, 81\]"),
+    "double": (np.zeros((3, S, S)), r"got float64 \[3, 80, 80\]"),
+    "four channels": (np.zeros((S, S, 4), np.uint8), r"got uint8 \[80, 80, 4\]"),
+    "no pixel": (np.zeros((0, S, 3), np.uint8), r"got uint8 \[0, 80, 3\]"),
+    "a number": (3, "got int"),
+    "an empty list": ([], "expected at least one image"),
+    "a strip": (np.zeros((2, 200_000, 3), np.uint8), "pixels after the resize"),
+}
+
+
+@pytest.mark.parametrize(("source", "message"), ARRAYS.values(), ids=ARRAYS)
+def test_a_source_that_is_wrong(predictor, source, message):
+    with pytest.raises(gf.InputError, match=message):
+        predictor(source)
+
+
+def png_that_claims(width, height):
+    """A valid PNG header, and nothing like as many pixels."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+def test_files_that_are_no_images(predictor, pictures, tmp_path):
+    path = tmp_path / "image.png"
+    with pytest.raises(gf.InputError, match="got nothing there"):
+        predictor(path)
+    path.write_bytes(b"some text")
+    with pytest.raises(gf.InputError, match="expected an image, got a file of another kind"):
+        predictor(path)
+    for width, height in ((60_000, 60_000), (12_000, 12_000)):
+        path.write_bytes(png_that_claims(width, height))
+        with pytest.raises(gf.InputError, match=r"expected at most 134217728 pixels, got"):
+            predictor(path)
+    for suffix in ("png", "jpg"):
+        pictures[0].save(tmp_path / f"cut.{suffix}")
+        whole = (tmp_path / f"cut.{suffix}").read_bytes()
+        (tmp_path / f"cut.{suffix}").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(gf.InputError, match="expected a whole image, got one that fails to decode"):
+            predictor(tmp_path / f"cut.{suffix}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(gf.InputError, match=r"expected images .* got none"):
+        predictor(tmp_path / "empty")
+
+
+def test_arguments_that_are_wrong(tiny):
+    with pytest.raises(gf.InputError, match="expected a GFNet, got str"):
+        gf.Predictor("model.pth")
+    with pytest.raises(gf.InputError, match="expected at least 1"):
+        gf.Predictor(tiny, batch=0)
+    with pytest.raises(gf.DeviceError, match="cuda:77"):
+        gf.Predictor(tiny, device="cuda:77")
+    with pytest.raises(gf.InputError, match="on_error"):
+        gf.Predictor(tiny, device="cpu").stream([], on_error="ignore")
