@@ -99,9 +99,8 @@ def glance_kernel(
         line = tl.zeros((ROWS * COLUMNS,), tl.float32)
         for j in tl.static_range(TAPS):
             xj = tl.minimum(tl.maximum(x0 + (j - TAPS // 2 + 1), 0), width - 1)
-            at = yi.to(tl.int64) * row_stride + (
-                xj.to(tl.int64) * column_stride + c.to(tl.int64) * channel_stride
-            )
+            at = yi.to(tl.int64) * row_stride
+            at += xj.to(tl.int64) * column_stride + c.to(tl.int64) * channel_stride
             tap = tl.load(pixels + at, mask=readable, other=0).to(tl.float32)
             line += tap * tap_weight(tx, j, TAPS)
         value += line * tap_weight(ty, i, TAPS)

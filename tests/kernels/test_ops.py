@@ -212,6 +212,13 @@ def assert_same(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> Non
         torch.testing.assert_close(one, other)
 
 
+def test_compiles_over_a_table() -> None:
+    table, slots = gk.ImageTable.of([photos(20, 21, 3), photos(3, 30, 17)]), torch.tensor([1, 0]).int()
+    compiled = torch.compile(gk.glance, fullgraph=True, backend="aot_eager")
+    actual = compiled(table, slots, 8, "bicubic", MEAN, STD, torch.float32)
+    assert actual.equal(gk.glance(table, slots, 8, "bicubic", MEAN, STD, torch.float32))
+
+
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_without_a_graph_break(backend: str) -> None:
     compiled = torch.compile(pipeline, fullgraph=True, backend=backend)
