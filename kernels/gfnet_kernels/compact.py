@@ -24,15 +24,15 @@ REGISTERS = 64
 
 
 @triton.jit
-def compact_kernel(slots, exited, valid, survivors, count, n, BLOCK: tl.constexpr):
+def compact_kernel(slots, exited, valid, survivors, count, n, BLOCK: tl.constexpr, BLOCKS: tl.constexpr):
     # One program: a running total needs neither atomics nor a second pass. Every place is written once, by a
     # survivor counted from the front or by a -1 counted from the back.
     limit = n
     if valid is not None:
         limit = tl.minimum(n, tl.load(valid))
     kept = 0
-    for first in range(0, n, BLOCK):
-        row = first + tl.arange(0, BLOCK)
+    for block in range(BLOCKS):
+        row = block * BLOCK + tl.arange(0, BLOCK)
         inside = row < n
         slot = tl.load(slots + row, mask=inside, other=-1)
         gone = tl.load(exited + row, mask=inside, other=1).to(tl.int32)
@@ -51,16 +51,10 @@ def compact_launch(
     """Launch the one program."""
     block = min(max(triton.next_power_of_2(max(len(slots), 1)), 128), BLOCK)
     compact_kernel[(1,)](
-        slots,
-        exited,
-        valid,
-        survivors,
-        count,
-        len(slots),
-        BLOCK=block,
-        num_warps=max(block // 128, 4),
-        enable_fp_fusion=True,
-    )
+        slots, exited, valid, survivors, count, len(slots),
+        BLOCK=block, BLOCKS=triton.cdiv(len(slots), block),
+        num_warps=max(block // 128, 4), enable_fp_fusion=True,
+    )  # fmt: skip
 
 
 def _compact_cpu(
