@@ -1,8 +1,9 @@
 """The native folder: config.json, model.safetensors and, where there are some, thresholds.json.
 
-config.json holds ``{"schema_version": 1, "config": {...}, "labels": [...] or null}``. thresholds.json
-holds at least ``{"schema_version": 1, "thresholds": [[...], ...], "default_row": i}``: rows of T exit
-thresholds, cheapest first, the last of each -1e8.
+config.json holds ``{"schema_version": 1, "config": {...}, "labels": [...] or null}``. thresholds.json is
+a calibration (see :mod:`gfnet_fast.exits.files`), or a bare table of which no costs are known:
+``{"schema_version": 1, "thresholds": [[...], ...], "default_row": i}``, rows of T exit thresholds,
+cheapest first, the last of each -1e8.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from gfnet_fast.checkpoints.tensors import assemble
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import CheckpointError
+from gfnet_fast.exits import Calibration, ModelIdentity, load_calibration, save_calibration
 from gfnet_fast.model.gfnet import GFNet
 
 SCHEMA_VERSION = 1
@@ -37,13 +39,18 @@ def save(model: GFNet, folder: str | os.PathLike[str]) -> None:
     }
     _replace(folder / "model.safetensors", lambda path: save_file(state, path))
     _replace(folder / "config.json", lambda path: path.write_text(json.dumps(head, indent=1) + "\n"))
-    if model.thresholds is not None:
+    target = folder / "thresholds.json"
+    if model.calibration is not None and model.calibration.mean_macs is not None:
+        save_calibration(model.calibration, target)
+    elif model.thresholds is not None:
         table = {
             "schema_version": SCHEMA_VERSION,
             "default_row": model.default_row,
             "thresholds": model.thresholds.tolist(),
         }
-        _replace(folder / "thresholds.json", lambda path: path.write_text(json.dumps(table, indent=1) + "\n"))
+        _replace(target, lambda path: path.write_text(json.dumps(table, indent=1) + "\n"))
+    else:
+        target.unlink(missing_ok=True)
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
@@ -74,14 +81,25 @@ def read(folder: Path, config: GFNetConfig | None = None) -> GFNet:
             raise CheckpointError(f"{folder / 'config.json'}: labels: expected {own.classes} names, got {got}")
         model.labels = tuple(str(label) for label in labels)
     if (folder / "thresholds.json").exists():
-        table = _read_json(folder / "thresholds.json")
-        rows = _expect(table, "thresholds", list, folder / "thresholds.json")
-        model.thresholds = check_table(folder / "thresholds.json", rows, own.steps)
+        _read_thresholds(model, folder / "thresholds.json")
+    return model
+
+
+def _read_thresholds(model: GFNet, path: Path) -> None:
+    table = _read_json(path)
+    identity = ModelIdentity.of(model.config)
+    if set(table) <= {"schema_version", "thresholds", "default_row"}:
+        model.thresholds = check_table(path, _expect(table, "thresholds", list, path), model.config.steps)
         model.default_row = int(table.get("default_row", 0))
         if not 0 <= model.default_row < len(model.thresholds):
             message = f"default_row: expected 0 to {len(model.thresholds) - 1}, got {model.default_row}"
-            raise CheckpointError(f"{folder / 'thresholds.json'}: {message}")
-    return model
+            raise CheckpointError(f"{path}: {message}")
+        model.calibration = Calibration.from_table(identity, model.thresholds.numpy())
+    else:
+        calibration = load_calibration(path, identity)
+        model.calibration = calibration
+        model.thresholds = torch.from_numpy(calibration.thresholds.copy())
+        model.default_row = calibration.default_row
 
 
 def check_table(where: object, rows: Any, steps: int) -> torch.Tensor:

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gfnet_fast.checkpoints.native import check_table
 from gfnet_fast.checkpoints.tensors import assemble, differences, require, skeleton
 from gfnet_fast.config import RELEASED, GFNetConfig, released
 from gfnet_fast.errors import CheckpointError
+from gfnet_fast.exits import Calibration, ModelIdentity
 from gfnet_fast.model.gfnet import GFNet
 
 PARTS = {
@@ -85,7 +87,10 @@ def read(path: Path, config: GFNetConfig | None = None) -> GFNet:
     model = assemble(path, config, state)
     if "dynamic_threshold" in content:
         model.thresholds = check_table(path, content["dynamic_threshold"], config.steps)
-        model.default_row = _most_accurate(content.get("budgeted_batch_classification"), len(model.thresholds))
+        curve = _stored_curve(content.get("budgeted_batch_classification"), len(model.thresholds))
+        identity, table = ModelIdentity.of(model.config), model.thresholds.numpy()
+        model.calibration = Calibration.from_table(identity, table, *(curve or ()))
+        model.default_row = len(table) - 1 if curve is None else int(curve[1].argmax())
     return model
 
 
@@ -173,13 +178,14 @@ def _from_shapes(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> GFNetCon
     raise AssertionError("unreachable: the nearest configuration differs")
 
 
-def _most_accurate(curve: Any, rows: int) -> int:
-    """The row of thresholds with the best stored accuracy, the cheapest of equals; else the dearest."""
+def _stored_curve(curve: Any, rows: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """The stored mean multiply-adds and accuracies of the rows of thresholds, where there are real ones."""
     try:
-        accuracy = np.asarray([float(value) for value in curve[1]])
-    except (TypeError, ValueError, IndexError, KeyError):
-        return rows - 1
-    return int(accuracy.argmax()) if len(accuracy) == rows and accuracy.any() else rows - 1
+        costs, accuracy = (np.asarray([float(value) for value in part]) for part in curve)
+    except (TypeError, ValueError):
+        return None
+    real = len(costs) == len(accuracy) == rows and (costs > 0).all() and (accuracy > 0).all()
+    return (costs, accuracy) if real else None
 
 
 def official_checkpoint(model: GFNet, form: str = "released") -> dict[str, Any]:

@@ -43,3 +43,27 @@ def test_buffers_that_no_state_dict_holds_are_made_anew(tmp_path):
     assert not any(buffer.is_meta for buffer in again.buffers())
     images = torch.randn(2, 3, 80, 80)
     assert torch.equal(model.trace(images).logits, again.trace(images).logits)
+
+
+def test_an_official_curve_becomes_a_calibration_and_survives_the_native_folder(tmp_path):
+    from gfnet_fast.checkpoints import official_checkpoint
+    from gfnet_fast.config import RELEASED
+    from gfnet_fast.exits import Budget
+    from tests.model.test_released import any_weights
+
+    model = any_weights(RELEASED[8].replace(classes=3))
+    model.thresholds = torch.tensor([[0.5, 0.4, -1e8], [0.7, 0.6, -1e8], [0.9, 0.8, -1e8]])
+    content = official_checkpoint(model)
+    low, _, high = model.config.macs
+    curve = [[low * 1.1, low * 1.5, high * 0.9], [70.0, 74.0, 73.0]]
+    torch.save({**content, "budgeted_batch_classification": curve}, tmp_path / "official.pth.tar")
+    official = load(tmp_path / "official.pth.tar")
+    assert torch.equal(official.default_thresholds(), model.thresholds[1])
+    official.save_pretrained(tmp_path / "native")
+    native = load(tmp_path / "native")
+    assert torch.equal(native.default_thresholds(), model.thresholds[1])
+    for m in (official, native):
+        row = m.calibration.resolve(Budget(macs=low * 1.5))
+        assert row.tolist() == model.thresholds[1].tolist()
+    torch.save({**content, "budgeted_batch_classification": [[0.0] * 3] * 2}, tmp_path / "official.pth.tar")
+    assert torch.equal(load(tmp_path / "official.pth.tar").default_thresholds(), model.thresholds[2])

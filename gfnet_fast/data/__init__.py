@@ -1,0 +1,1 @@
+"""Map-style data sets of uint8 canvases and labels."""

@@ -1,0 +1,93 @@
+"""How good is each step: accuracy with the learned policy and with others, for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from gfnet_fast.model.gfnet import GFNet
+from gfnet_fast.training.unroll import Chooser, unroll
+
+# Centre, then the corners (row, column), and round again: needs no training.
+_CENTRE_THEN_CORNERS = [(0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]
+
+
+def learned(model: GFNet) -> Chooser:
+    """The policy's mean actions, as in inference; one chooser for each batch, as it remembers."""
+    memory: Tensor | None = None
+
+    def choose(feature_map: Tensor, step: int) -> Tensor:
+        nonlocal memory
+        action, memory = model.policy(feature_map, memory)
+        return action
+
+    return choose
+
+
+def random_crops(seed: int = 0) -> Chooser:
+    """Uniform actions."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda feature_map, step: torch.rand(len(feature_map), 2, generator=generator).to(feature_map.device)
+
+
+def fixed_crops(centre_only: bool = False) -> Chooser:
+    """The centre, then the four corners; or the centre only."""
+
+    def choose(feature_map: Tensor, step: int) -> Tensor:
+        at = _CENTRE_THEN_CORNERS[0 if centre_only else (step - 2) % 5]
+        return torch.tensor(at, device=feature_map.device).expand(len(feature_map), 2)
+
+    return choose
+
+
+def saliency_crops(model: GFNet) -> Chooser:
+    """Where the glance's feature map is strongest; step by step the next strongest cell.
+
+    The map's energy (the sum of squares over channels) of the thumbnail names cells; a crop is centred
+    on a cell. No training.
+    """
+    config = model.config
+    order: Tensor | None = None
+    columns = 0
+
+    def choose(feature_map: Tensor, step: int) -> Tensor:
+        nonlocal order, columns
+        if order is None:
+            columns = feature_map.shape[3]
+            order = (feature_map**2).sum(1).flatten(1).argsort(1, descending=True)
+        cell = order[:, min(step - 2, order.shape[1] - 1)]
+        side = config.image_size / columns
+        centre = (torch.stack([cell // columns, cell % columns], 1) + 0.5) * side
+        free = max(config.image_size - config.patch_size, 1)
+        return ((centre - config.patch_size / 2) / free).clamp(0, 1)
+
+    return choose
+
+
+def oracle_crops(boxes: Tensor, model: GFNet) -> Chooser:
+    """The crop centred on the object; `boxes` ``[B, 4]``: top, left, bottom, right in pixels."""
+    free = max(model.config.image_size - model.config.patch_size, 1)
+    action = (((boxes[:, :2] + boxes[:, 2:]) - model.config.patch_size) / 2 / free).clamp(0, 1)
+    return lambda feature_map, step: action.to(feature_map.device)
+
+
+@torch.no_grad()
+def step_logits(
+    model: GFNet, batches: Iterable[Tensor], chooser: Callable[[int], Chooser] | None = None
+) -> Tensor:
+    """``[T, N, K]`` logits of every step, by default with the learned policy.
+
+    Parameters
+    ----------
+    batches : uint8 ``[B, S, S, 3]`` tensors
+    chooser : called with the number of images before a batch; gives the batch's chooser
+    """
+    model.eval()
+    parts, seen = [], 0
+    for images in batches:
+        choose = learned(model) if chooser is None else chooser(seen)
+        parts.append(unroll(model, images, choose).logits)
+        seen += len(images)
+    return torch.cat(parts, 1)

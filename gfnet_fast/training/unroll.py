@@ -1,0 +1,75 @@
+"""A GFNet's steps with gradients: what the training stages have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gfnet_fast.model.gfnet import GFNet, crop_origins
+from gfnet_kernels import crop, glance
+
+# (feature map, step that it prepares) -> actions [B, 2]; called T - 1 times.
+Chooser = Callable[[Tensor, int], Tensor]
+
+
+class Views:
+    """The encoders' inputs cut from uint8 ``[B, S, S, 3]`` canvases, without a float copy of the canvas."""
+
+    def __init__(self, model: GFNet, images: Tensor) -> None:
+        config = model.config
+        self.config, self.images = config, images
+        self.slots = torch.arange(len(images), dtype=torch.int32, device=images.device)
+        self._look = {"mean": config.mean, "std": config.std, "dtype": torch.float32}
+
+    def thumbnail(self) -> Tensor:
+        """The glance's input, float32 ``[B, 3, P, P]``, normalised."""
+        size, mode = self.config.patch_size, self.config.glance_filter
+        return glance(self.images, self.slots, size, mode, **self._look)
+
+    def patch(self, action: Tensor) -> Tensor:
+        """The crops that actions ``[B, 2]`` take, float32 ``[B, 3, P, P]``, normalised."""
+        origins = crop_origins(action, self.config.image_size, self.config.patch_size).int()
+        return crop(self.images, self.slots, origins, self.config.patch_size, **self._look)
+
+
+class Unrolled(NamedTuple):
+    """logits, auxiliary : ``[T, B, K]``, of the classifier and of the encoders' own heads."""
+
+    logits: Tensor
+    auxiliary: Tensor
+
+
+def unroll(model: GFNet, images: Tensor, choose: Chooser) -> Unrolled:
+    """All T steps on uint8 ``[B, S, S, 3]`` canvases, with the crops that `choose` takes.
+
+    `choose` sees the feature map without its gradient.
+    """
+    config, memory = model.config, None
+    logits, auxiliary = [], []
+    views = Views(model, images)
+    view = views.thumbnail()
+    for step in range(1, config.steps + 1):
+        encoder = model.global_encoder if step == 1 else model.local_encoder
+        feature_map, feature = encoder(view)
+        own = encoder.head(feature)
+        combined, memory = model.classifier(feature, memory, step)
+        logits.append(own if combined is None else combined)
+        auxiliary.append(own)
+        if step < config.steps:
+            with torch.autocast(images.device.type, enabled=False):
+                action = choose(feature_map.detach().float(), step + 1)
+            view = views.patch(action)
+    return Unrolled(torch.stack(logits).float(), torch.stack(auxiliary).float())
+
+
+def step_loss(out: Unrolled, labels: Tensor, weight: float) -> Tensor:
+    """(sum over steps of cross-entropy + weight x that of the encoders' own heads) / T."""
+    steps, count = out.logits.shape[:2]
+    target = labels.repeat(steps)
+    both = (F.cross_entropy(x.flatten(0, 1), target, reduction="sum") / count for x in out)
+    classifier, own = both
+    return (classifier + weight * own) / steps
