@@ -81,14 +81,25 @@ class GFNetConfig:
     macs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for key in ("patch_size", "image_size", "classes", "policy_hidden", "policy_width", "classifier_width"):
+        for key in (
+            "patch_size",
+            "image_size",
+            "classes",
+            "policy_hidden",
+            "policy_width",
+            "classifier_width",
+        ):
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise CheckpointError(f"{key}: expected a whole number of at least 1, got {value!r}")
         if not isinstance(self.steps, int) or not 2 <= self.steps <= 64:
-            raise CheckpointError(f"steps: expected 2 to 64 (a glance and at least one focus), got {self.steps!r}")
+            raise CheckpointError(
+                f"steps: expected 2 to 64 (a glance and at least one focus), got {self.steps!r}"
+            )
         if self.patch_size > self.image_size:
-            raise CheckpointError(f"patch_size: expected at most image_size {self.image_size}, got {self.patch_size}")
+            raise CheckpointError(
+                f"patch_size: expected at most image_size {self.image_size}, got {self.patch_size}"
+            )
         if not 0 < self.crop_ratio <= 1:
             raise CheckpointError(f"crop_ratio: expected more than 0 and at most 1, got {self.crop_ratio!r}")
         for key, choices in CHOICES.items():
@@ -103,7 +114,9 @@ class GFNetConfig:
             object.__setattr__(self, "glance_head", True)
         if self.macs is not None:
             object.__setattr__(self, "macs", tuple(int(m) for m in self.macs))
-            if len(self.macs) != self.steps or any(a >= b for a, b in zip(self.macs, self.macs[1:], strict=False)):
+            if len(self.macs) != self.steps or any(
+                a >= b for a, b in zip(self.macs, self.macs[1:], strict=False)
+            ):
                 raise CheckpointError(f"macs: expected {self.steps} increasing numbers, got {self.macs}")
 
     @property
@@ -137,10 +150,14 @@ def _recurrent(name: str, backbone: str, patch_size: int, **more: Any) -> GFNetC
 
 
 def _regnet(name: str, backbone: str) -> GFNetConfig:
-    return GFNetConfig(name, backbone, 96, steps=5, image_size=224, glance_filter="bilinear", glance_head=True)
+    return GFNetConfig(
+        name, backbone, 96, steps=5, image_size=224, glance_filter="bilinear", glance_head=True
+    )
 
 
-def _cascaded(name: str, backbone: str, patch_size: int, steps: int, image_size: int, **more: Any) -> GFNetConfig:
+def _cascaded(
+    name: str, backbone: str, patch_size: int, steps: int, image_size: int, **more: Any
+) -> GFNetConfig:
     return GFNetConfig(name, backbone, patch_size, steps, image_size, classifier="cascaded", **more)
 
 
@@ -158,8 +175,12 @@ RELEASED: tuple[GFNetConfig, ...] = (
     _cascaded("mobilenetv3_large_100", "timm/mobilenetv3_large_100", 128, 3, 224),
     _cascaded("mobilenetv3_large_125", "timm/mobilenetv3_large_125", 128, 3, 224),
     _cascaded("efficientnet_b2", "timm/efficientnet_b2", 128, 4, 260, resize_filter="bicubic"),
-    _cascaded("efficientnet_b3", "timm/efficientnet_b3", 128, 4, 300, resize_filter="bicubic", crop_ratio=0.904),
-    _cascaded("efficientnet_b3", "timm/efficientnet_b3", 144, 4, 300, resize_filter="bicubic", crop_ratio=0.904),
+    _cascaded(
+        "efficientnet_b3", "timm/efficientnet_b3", 128, 4, 300, resize_filter="bicubic", crop_ratio=0.904
+    ),
+    _cascaded(
+        "efficientnet_b3", "timm/efficientnet_b3", 144, 4, 300, resize_filter="bicubic", crop_ratio=0.904
+    ),
 )
 
 

@@ -146,7 +146,9 @@ class Predictor:
                     waiting.append((name, pool.submit(read_image, item, self.config)))
                 if not waiting:
                     return
-                yield from self._results([waiting.popleft() for _ in range(min(self.batch, len(waiting)))], strict)
+                yield from self._results(
+                    [waiting.popleft() for _ in range(min(self.batch, len(waiting)))], strict
+                )
         finally:
             pool.shutdown(cancel_futures=True)
 

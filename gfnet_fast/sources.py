@@ -28,16 +28,20 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", 
 # A decoded image larger than this is taken for a decompression bomb; a 124 KB PNG can claim 3 GB.
 MAX_PIXELS = 128 * 1024 * 1024
 
+_EXPECTED = "expected a path, a PIL image, an array or a tensor"
 
-def is_path(source: object) -> bool:
-    return isinstance(source, (str, os.PathLike))
+
+def _path(source: object) -> str | None:
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
 
 
 def names_many(source: object) -> bool:
     """Whether `source` is a path that stands for any number of images: a folder or a glob."""
-    if not is_path(source):
-        return False
-    text = os.fspath(source)  # type: ignore[arg-type]
+    text = _path(source)
+    return text is not None and _is_folder_or_glob(text)
+
+
+def _is_folder_or_glob(text: str) -> bool:
     return os.path.isdir(text) or (glob.has_magic(text) and not os.path.exists(text))
 
 
@@ -46,13 +50,13 @@ def expand(source: Source | Iterable[Source]) -> Iterator[Source]:
 
     Raises InputError for a folder or a glob without an image.
     """
-    if not is_path(source) and not isinstance(source, (Image.Image, np.ndarray, torch.Tensor)):
+    text = _path(source)
+    if text is None and not isinstance(source, (Image.Image, np.ndarray, torch.Tensor)):
         if not isinstance(source, Iterable):
-            raise InputError(f"source: expected a path, a PIL image, an array or a tensor, got {type(source).__name__}")
+            raise InputError(f"source: {_EXPECTED}, got {type(source).__name__}")
         for item in source:
             yield from expand(item)
-    elif names_many(source):
-        text = os.fspath(source)  # type: ignore[arg-type]
+    elif text is not None and _is_folder_or_glob(text):
         found = Path(text).rglob("*") if os.path.isdir(text) else map(Path, glob.glob(text, recursive=True))
         paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES and path.is_file())
         if not paths:
@@ -64,7 +68,7 @@ def expand(source: Source | Iterable[Source]) -> Iterator[Source]:
 
 def describe(source: Source, index: int) -> str:
     """A name for one image: its path, or its kind and place."""
-    return os.fspath(source) if is_path(source) else f"{type(source).__name__} {index}"  # type: ignore[arg-type]
+    return _path(source) or f"{type(source).__name__} {index}"
 
 
 def read_image(source: Source, config: GFNetConfig) -> torch.Tensor:
@@ -81,9 +85,9 @@ def read_image(source: Source, config: GFNetConfig) -> torch.Tensor:
         source = Image.fromarray(_interleaved(source))
     if isinstance(source, Image.Image):
         return preprocess(source, config)
-    if not is_path(source):
-        raise InputError(f"source: expected a path, a PIL image, an array or a tensor, got {type(source).__name__}")
-    return preprocess(_open(Path(os.fspath(source))), config)
+    if (text := _path(source)) is None:
+        raise InputError(f"source: {_EXPECTED}, got {type(source).__name__}")
+    return preprocess(_open(Path(text)), config)
 
 
 def preprocess(image: Image.Image, config: GFNetConfig) -> torch.Tensor:
@@ -152,9 +156,12 @@ def check_batch(images: torch.Tensor, size: int, device: torch.device) -> None:
     is_float = images.dtype in (torch.float32, torch.float16, torch.bfloat16)
     fits = images.ndim == 4 and (shape[1:] == planar or (shape[1:] == interleaved and not is_float))
     if not fits or shape[0] < 1 or not (is_float or images.dtype == torch.uint8):
-        expected = f"uint8 [B >= 1, {size}, {size}, 3] or [B, 3, {size}, {size}], or normalised float [B, 3, {size}, {size}]"
+        last = f"[B, 3, {size}, {size}]"
+        expected = f"uint8 [B >= 1, {size}, {size}, 3] or {last}, or normalised float {last}"
         raise InputError(f"images: expected {expected}, got {images.dtype} {shape}")
     if images.device != device:
         raise InputError(f"images: expected device {device}, got {images.device}")
     if is_float and images.device.type == "cpu" and not bool(torch.isfinite(images).all()):
-        raise InputError(f"images: expected finite numbers, got {int((~torch.isfinite(images)).sum())} that are not")
+        raise InputError(
+            f"images: expected finite numbers, got {int((~torch.isfinite(images)).sum())} that are not"
+        )

@@ -114,7 +114,7 @@ def random_images(count: int, size: int, seed: int = 0) -> torch.Tensor:
 
 
 def expected_exits(model: GFNet, images: torch.Tensor, thresholds: torch.Tensor):
-    """What `trace` and the thresholds say: class ids, exit steps and origins [B, T-1, 2], -1 where not taken."""
+    """What `trace` and the thresholds say: class ids, exit steps, origins [B, T-1, 2] (-1: not taken)."""
     trace = model.trace(model.normalise(images))
     confidence, label = trace.logits.softmax(-1).max(-1)
     reached = confidence >= thresholds[:, None]

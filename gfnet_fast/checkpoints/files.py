@@ -53,5 +53,7 @@ def check_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise DeviceError(f"device: expected one that torch can use here, got {str(device)!r} ({reason})") from error
+        raise DeviceError(
+            f"device: expected one that torch can use here, got {str(device)!r} ({reason})"
+        ) from error
     return target

@@ -73,12 +73,16 @@ def read(folder: Path, config: GFNetConfig | None = None) -> GFNet:
     except FileNotFoundError as error:
         raise CheckpointError(f"{weights}: expected a file, got nothing there") from error
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{weights}: expected a safetensors file, got one that fails: {error}") from error
+        raise CheckpointError(
+            f"{weights}: expected a safetensors file, got one that fails: {error}"
+        ) from error
     model = assemble(weights, own, state)
     if (labels := head.get("labels")) is not None:
         if not isinstance(labels, list) or len(labels) != own.classes:
             got = len(labels) if isinstance(labels, list) else type(labels).__name__
-            raise CheckpointError(f"{folder / 'config.json'}: labels: expected {own.classes} names, got {got}")
+            raise CheckpointError(
+                f"{folder / 'config.json'}: labels: expected {own.classes} names, got {got}"
+            )
         model.labels = tuple(str(label) for label in labels)
     if (folder / "thresholds.json").exists():
         _read_thresholds(model, folder / "thresholds.json")
@@ -107,7 +111,9 @@ def check_table(where: object, rows: Any, steps: int) -> torch.Tensor:
     try:
         table = torch.as_tensor(rows, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{where}: thresholds: expected rows of {steps} numbers, got {error}") from error
+        raise CheckpointError(
+            f"{where}: thresholds: expected rows of {steps} numbers, got {error}"
+        ) from error
     if table.ndim != 2 or table.shape[1] != steps or len(table) == 0 or bool(table.isnan().any()):
         got = f"{list(table.shape)}{' with NaN' if bool(table.isnan().any()) else ''}"
         raise CheckpointError(f"{where}: thresholds: expected rows of {steps} numbers, got {got}")
@@ -129,5 +135,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _expect(values: dict[str, Any], key: str, kind: type, where: Path) -> Any:
     if not isinstance(values.get(key), kind):
-        raise CheckpointError(f"{where}: {key}: expected a {kind.__name__}, got {type(values.get(key)).__name__}")
+        raise CheckpointError(
+            f"{where}: {key}: expected a {kind.__name__}, got {type(values.get(key)).__name__}"
+        )
     return values[key]

@@ -40,8 +40,14 @@ _RENAMES = {
 _REGNET = [
     (".proj.", ".downsample.conv."),
     (".bn.", ".downsample.bn."),
-    *((f".f.{theirs}.", f".{ours}.conv.") for theirs, ours in zip("abc", ("conv1", "conv2", "conv3"), strict=True)),
-    *((f".f.{theirs}_bn.", f".{ours}.bn.") for theirs, ours in zip("abc", ("conv1", "conv2", "conv3"), strict=True)),
+    *(
+        (f".f.{theirs}.", f".{ours}.conv.")
+        for theirs, ours in zip("abc", ("conv1", "conv2", "conv3"), strict=True)
+    ),
+    *(
+        (f".f.{theirs}_bn.", f".{ours}.bn.")
+        for theirs, ours in zip("abc", ("conv1", "conv2", "conv3"), strict=True)
+    ),
     (".f.se.f_ex.0.", ".se.fc1."),
     (".f.se.f_ex.2.", ".se.fc2."),
     ("fc.", "head.fc."),
@@ -104,11 +110,13 @@ def _unpickle(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
-        message = f"expected only tensors and plain values, got a file that cannot be read without running code ({reason})"
-        raise CheckpointError(f"{path}: {message}") from error
+        got = f"a file that cannot be read without running code ({reason})"
+        raise CheckpointError(f"{path}: expected only tensors and plain values, got {got}") from error
     except Exception as error:  # a damaged file fails in whatever way its bytes lead to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: expected a file that torch.save wrote, got a damaged one ({reason})") from error
+        raise CheckpointError(
+            f"{path}: expected a file that torch.save wrote, got a damaged one ({reason})"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dictionary, got {type(content).__name__}")
     return content
@@ -126,7 +134,9 @@ def _classes(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> int:
         weight = parts["fc"].get(name)
         if isinstance(weight, Tensor) and weight.ndim == 2:
             return weight.shape[0]
-    raise CheckpointError(f"{path}: fc: expected a matrix fc.weight or fc_2.weight, got {sorted(parts['fc'])}")
+    raise CheckpointError(
+        f"{path}: fc: expected a matrix fc.weight or fc_2.weight, got {sorted(parts['fc'])}"
+    )
 
 
 def _from_metadata(
@@ -135,7 +145,9 @@ def _from_metadata(
     name, patch_size, flops = (content.get(key) for key in ("model_name", "patch_size", "flops"))
     if not isinstance(name, str) or not isinstance(patch_size, int) or not isinstance(flops, (list, tuple)):
         kinds = [type(value).__name__ for value in (name, patch_size, flops)]
-        raise CheckpointError(f"{path}: expected model_name, patch_size and flops as str, int and list, got {kinds}")
+        raise CheckpointError(
+            f"{path}: expected model_name, patch_size and flops as str, int and list, got {kinds}"
+        )
     if config is None:
         config = released(name, patch_size).replace(classes=_classes(path, parts))
     got = (name, patch_size, len(flops))
@@ -160,7 +172,9 @@ def _from_shapes(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> GFNetCon
     family = next((family for key, family in _FAMILIES.items() if key in parts["model_state_dict"]), None)
     if family is None:
         known = ", ".join(sorted({c.name for c in RELEASED}))
-        raise CheckpointError(f"{path}: expected the tensors of one of {known}, got another network; give its config")
+        raise CheckpointError(
+            f"{path}: expected the tensors of one of {known}, got another network; give its config"
+        )
     classes = _classes(path, parts)
     nearest: list[str] | None = None
     for candidate in (c.replace(classes=classes) for c in RELEASED if c.name.startswith(family)):
@@ -198,7 +212,9 @@ def official_checkpoint(model: GFNet, form: str = "released") -> dict[str, Any]:
     config = model.config
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     names = _official_names(config, state)
-    parts = {part: {official: state[ours] for official, ours in table.items()} for part, table in names.items()}
+    parts = {
+        part: {official: state[ours] for official, ours in table.items()} for part, table in names.items()
+    }
     if form == "training":
         return {"epoch": 0, "acc": 0.0, "best_acc": 0.0, "optimizer": None, "ppo_optimizer": None, **parts}
     for part in ("model_state_dict", "model_prime_state_dict"):

@@ -35,7 +35,9 @@ def _problem(name: str, value: Any, shape: tuple[int, ...]) -> str | None:
     if not isinstance(value, Tensor):
         return f"{name}: expected a tensor, got {type(value).__name__}"
     if value.layout != torch.strided or value.is_quantized:
-        return f"{name}: expected a dense tensor, got {value.layout}{' quantized' if value.is_quantized else ''}"
+        return (
+            f"{name}: expected a dense tensor, got {value.layout}{' quantized' if value.is_quantized else ''}"
+        )
     if tuple(value.shape) != shape:
         return f"{name}: expected shape {list(shape)}, got {list(value.shape)}"
     if name.endswith("num_batches_tracked"):

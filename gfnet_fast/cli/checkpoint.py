@@ -37,7 +37,8 @@ def info(path: Annotated[str, typer.Argument(help="Checkpoint file or folder, or
         "classes": str(config.classes) + (" (named)" if model.labels else ""),
         "image": f"{config.image_size} px; short side resized to {config.resize_to}, {config.resize_filter}",
         "glance, crops": f"{config.patch_size} px; glance {config.glance_filter}",
-        "classifier": config.classifier + (", glance by the encoder's own head" if config.glance_head else ""),
+        "classifier": config.classifier
+        + (", glance by the encoder's own head" if config.glance_head else ""),
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",
         "one full image": f"{static_macs(model) / 1e6:.1f} M multiply-adds in the backbone alone",
         "thresholds": "none: every image takes all steps"
@@ -49,7 +50,9 @@ def info(path: Annotated[str, typer.Argument(help="Checkpoint file or folder, or
         grid.add_row(key, value)
     console.print(grid)
     table = Table("exit step", "M multiply-adds", "threshold")
-    for step, (macs, threshold) in enumerate(zip(config.macs, model.default_thresholds().tolist(), strict=True), 1):
+    for step, (macs, threshold) in enumerate(
+        zip(config.macs, model.default_thresholds().tolist(), strict=True), 1
+    ):
         shown = "always" if step == config.steps else "never" if threshold > 1 else f"{threshold:.4f}"
         table.add_row(str(step), f"{macs / 1e6:.1f}", shown)
     console.print(table)
@@ -58,9 +61,12 @@ def info(path: Annotated[str, typer.Argument(help="Checkpoint file or folder, or
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="Checkpoint file or folder.")],
-    target: Annotated[Path, typer.Argument(help="A folder for the native form, a file for the official ones.")],
-    to: Annotated[Form, typer.Option(help="native folder, or official file as released or as training saves it.")]
-    = Form.native,
+    target: Annotated[
+        Path, typer.Argument(help="A folder for the native form, a file for the official ones.")
+    ],
+    to: Annotated[
+        Form, typer.Option(help="native folder, or official file as released or as training saves it.")
+    ] = Form.native,
 ) -> None:
     """Write a checkpoint in another form."""
     import torch

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,10 +31,10 @@ def predict(
     sources: Annotated[list[str], typer.Argument(help="Image files, folders or globs.", show_default=False)],
     model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)],
     format: Annotated[Format, typer.Option("--format", "-f", help="How results are written.")] = Format.table,
-    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="A file instead of stdout.")] = None,
-    thresholds: Annotated[Optional[str], typer.Option(help="T exit thresholds, e.g. 0.8,0.7,-1e8.")] = None,
-    macs: Annotated[Optional[float], typer.Option(help="Budget: mean multiply-adds an image.")] = None,
-    max_steps: Annotated[Optional[int], typer.Option(help="No image takes more steps.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")] = None,
+    thresholds: Annotated[str | None, typer.Option(help="T exit thresholds, e.g. 0.8,0.7,-1e8.")] = None,
+    macs: Annotated[float | None, typer.Option(help="Budget: mean multiply-adds an image.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="No image takes more steps.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Images that go through together.")] = 64,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
@@ -73,7 +73,9 @@ def _budget(thresholds: str | None, macs: float | None, max_steps: int | None) -
     try:
         row = None if thresholds is None else tuple(float(value) for value in thresholds.split(","))
     except ValueError as error:
-        raise typer.BadParameter(f"thresholds: expected numbers with commas between, got {thresholds!r}") from error
+        raise typer.BadParameter(
+            f"thresholds: expected numbers with commas between, got {thresholds!r}"
+        ) from error
     return Budget(thresholds=row, macs=macs, max_steps=max_steps)
 
 

@@ -87,7 +87,9 @@ def plan_canvases(task: DigitsTask, glyphs: np.ndarray, count: int, rng: np.rand
     shape = (count, task.fragments)
     glyph = np.concatenate([answers[:, None], rng.choice(glyphs, shape)], axis=1)
 
-    sides = np.concatenate([_log_uniform(rng, task.sizes, (count, 1)), _log_uniform(rng, task.fragment_sizes, shape)], 1)
+    sides = np.concatenate(
+        [_log_uniform(rng, task.sizes, (count, 1)), _log_uniform(rng, task.fragment_sizes, shape)], 1
+    )
     stretch = np.exp(rng.uniform(-0.15, 0.15, sides.shape))
     side = np.minimum(np.stack([sides * stretch, sides / stretch], axis=-1), task.canvas)
     top_left = rng.random(side.shape) * (task.canvas - side)
@@ -107,8 +109,8 @@ def plan_canvases(task: DigitsTask, glyphs: np.ndarray, count: int, rng: np.rand
 
     field = rng.uniform(15, 45, (count, 1, 1)) + rng.uniform(-12, 12, (count, FIELD, FIELD))
     noise_at = rng.integers(0, NOISE_SIDE - task.canvas, (count, 2))
-    floats = (a.astype(np.float32) for a in (top_left, side, ink, field))
-    return Plan(glyph, keep, *floats, noise_at)
+    single = [a.astype(np.float32) for a in (top_left, side, ink, field)]
+    return Plan(glyph, keep, *single, noise_at=noise_at)
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float], shape: tuple[int, ...]) -> np.ndarray:

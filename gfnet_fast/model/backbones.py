@@ -37,7 +37,7 @@ class Encoder(nn.Module):
     A subclass keeps its network in `backbone`, whose names the checkpoints use.
     """
 
-    backbone: nn.Module
+    backbone: Any
 
     def head(self, vector: Tensor) -> Tensor:
         raise TypeError(f"{type(self).__name__} has no linear head")
@@ -118,7 +118,9 @@ def _last_map(node: torch.fx.Node, kind: str) -> torch.fx.Node:
         if len(shape) == 4 and min(shape[2:]) > 1:
             return current
         queue += [parent for parent in current.all_input_nodes if parent not in queue]
-    raise CheckpointError(f"backbone {kind}: expected a feature map [B, C, h, w] before its last linear layer, got none")
+    raise CheckpointError(
+        f"backbone {kind}: expected a feature map [B, C, h, w] before its last linear layer, got none"
+    )
 
 
 def build_encoder(backbone: str, classes: int, **args: Any) -> Encoder:
@@ -139,7 +141,8 @@ def build_encoder(backbone: str, classes: int, **args: Any) -> Encoder:
             raise CheckpointError(f"backbone: expected a torchvision classification model, got {name!r}")
         return TracedEncoder(torchvision.models.get_model(name, num_classes=classes, **args))
     raise CheckpointError(
-        f"backbone: expected 'timm/NAME', 'torchvision/NAME' or a registered name {sorted(_builders)}, got {backbone!r}"
+        f"backbone: expected 'timm/NAME', 'torchvision/NAME' or one of the registered {sorted(_builders)}, "
+        f"got {backbone!r}"
     )
 
 

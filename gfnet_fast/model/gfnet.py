@@ -16,7 +16,6 @@ from gfnet_fast.model.classifiers import build_classifier
 from gfnet_fast.model.macs import count_macs, shadow
 from gfnet_fast.model.policy import Policy
 
-
 # The thresholds of a step at which nobody leaves, and of the last, at which all do.
 NEVER, ALWAYS = 1e8, -1e8
 
@@ -109,7 +108,7 @@ class GFNet(nn.Module):
         return row
 
     def thumbnail(self, images: Tensor) -> Tensor:
-        """The glance's input: normalised ``[B, 3, S, S]`` -> ``[B, 3, P, P]``, align_corners, no antialias."""
+        """The glance's input: normalised ``[B, 3, S, S]`` -> ``[B, 3, P, P]``, corners aligned."""
         size, mode = [self.config.patch_size] * 2, self.config.glance_filter
         return F.interpolate(images, size=size, mode=mode, align_corners=True)
 
@@ -134,12 +133,12 @@ class GFNet(nn.Module):
         return logits, StepState(feature_map, None, classifier_state)
 
     def look(self, state: StepState) -> tuple[Tensor, StepState]:
-        """The policy's next action ``[B, 2]``, after a step and before the next; and the state with its memory."""
+        """The policy's action ``[B, 2]`` after a step, and the state with what the policy remembers."""
         action, policy_state = self.policy(state.feature_map, state.policy)
         return action, state._replace(policy=policy_state)
 
     def focus(self, images: Tensor, origins: Tensor, state: StepState, step: int) -> tuple[Tensor, StepState]:
-        """Step `step` >= 2 on the crops at `origins` ``[B, 2]`` of ``[B, 3, S, S]`` -> ``(logits, state)``."""
+        """Step `step` >= 2 on crops at `origins` ``[B, 2]`` of ``[B, 3, S, S]`` -> ``(logits, state)``."""
         return self.next_step(crop_patches(images, origins, self.config.patch_size), state, step)
 
     def next_step(self, patches: Tensor, state: StepState, step: int) -> tuple[Tensor, StepState]:
@@ -175,13 +174,16 @@ class GFNet(nn.Module):
 
     def extra_repr(self) -> str:
         c = self.config
-        return f"{c.name}, patch_size={c.patch_size}, steps={c.steps}, image_size={c.image_size}, classes={c.classes}"
+        sizes = f"patch_size={c.patch_size}, steps={c.steps}, image_size={c.image_size}"
+        return f"{c.name}, {sizes}, classes={c.classes}"
 
 
 def check_images(images: Tensor, size: int, device: torch.device) -> None:
     """Raise InputError unless `images` is a float32 batch ``[B >= 1, 3, S, S]`` on `device`."""
     if not isinstance(images, Tensor):
-        raise InputError(f"images: expected a float32 tensor [B, 3, {size}, {size}], got {type(images).__name__}")
+        raise InputError(
+            f"images: expected a float32 tensor [B, 3, {size}, {size}], got {type(images).__name__}"
+        )
     shape = tuple(images.shape)
     if images.dtype != torch.float32 or shape[1:] != (3, size, size) or shape[0] == 0:
         expected = f"a float32 tensor [B >= 1, 3, {size}, {size}], normalised"
@@ -196,6 +198,8 @@ def _probe(encoder: nn.Module, size: int) -> tuple[tuple[int, int, int], int]:
         feature_map, feature = shadow(encoder)(torch.empty(1, 3, size, size, device="meta"))
     if feature_map.ndim != 4 or feature.ndim != 2:
         shapes = f"{list(feature_map.shape)} and {list(feature.shape)}"
-        raise CheckpointError(f"backbone: expected a feature map [B, C, h, w] and a vector [B, F], got {shapes}")
+        raise CheckpointError(
+            f"backbone: expected a feature map [B, C, h, w] and a vector [B, F], got {shapes}"
+        )
     _, channels, rows, columns = feature_map.shape
     return (channels, rows, columns), feature.shape[1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -59,7 +60,7 @@ def count_macs(model: GFNet) -> tuple[int, ...]:
     encode, (_, feature) = _counted(lambda: network.local_encoder(patch))
     costs, memory = [glance], state.classifier
     for step in range(2, model.config.steps + 1):
-        classify, (_, memory) = _counted(lambda step=step, memory=memory: network.classifier(feature, memory, step))
+        classify, (_, memory) = _counted(partial(network.classifier, feature, memory, step))
         costs.append(costs[-1] + look + encode + classify)
     return tuple(costs)
 

@@ -29,7 +29,9 @@ def learned(model: GFNet) -> Chooser:
 def random_crops(seed: int = 0) -> Chooser:
     """Uniform actions."""
     generator = torch.Generator().manual_seed(seed)
-    return lambda feature_map, step: torch.rand(len(feature_map), 2, generator=generator).to(feature_map.device)
+    return lambda feature_map, step: torch.rand(len(feature_map), 2, generator=generator).to(
+        feature_map.device
+    )
 
 
 def fixed_crops(centre_only: bool = False) -> Chooser:

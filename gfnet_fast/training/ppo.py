@@ -58,7 +58,9 @@ def collect(model: GFNet, images: Tensor, labels: Tensor, config: TrainConfig) -
         logits, state = model.next_step(views.patch(action), before, step)
         scores.append(_true(logits, labels))
         correct.append(logits.argmax(1) == labels)
-        baseline = scores[-2] if config.reward == "difference" else _random(model, views, labels, before, step)
+        baseline = (
+            scores[-2] if config.reward == "difference" else _random(model, views, labels, before, step)
+        )
         actions.append(action)
         log_probs.append(log_prob(action, mean, config.action_std))
         rewards.append(scores[-1] - baseline)

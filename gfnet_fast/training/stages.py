@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gfnet_fast.errors import GFNetError
+from gfnet_fast.model.backbones import Encoder
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training.config import TrainConfig
 from gfnet_fast.training.ppo import collect, ppo_loss, returns
@@ -68,7 +69,7 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, stage: int, epoch: 
 
 
 def train_encoder(
-    encoder: nn.Module,
+    encoder: Encoder,
     views: EpochBatches,
     epochs: int,
     rate: float,
@@ -91,8 +92,18 @@ def train_encoder(
     encoder.eval()
 
 
-def train_classifier(model: GFNet, data: EpochBatches, stage: int, config: TrainConfig, report: Report) -> None:
-    """Stage 1 (uniformly random crops) or 3 (the frozen policy's crops, still sampled)."""
+def train_classifier(
+    model: GFNet,
+    data: EpochBatches,
+    stage: int,
+    config: TrainConfig,
+    report: Report,
+    crops: Callable[[], Chooser] | None = None,
+) -> None:
+    """Stage 1 (uniformly random crops) or 3 (the frozen policy's crops, still sampled).
+
+    `crops` replaces stage 1's choice; it is called once a batch, after the batch was drawn.
+    """
     random_crops = stage == 1
     parts = [(model.local_encoder.parameters(), config.backbone_lr)]
     if config.train_global:
@@ -105,7 +116,10 @@ def train_classifier(model: GFNet, data: EpochBatches, stage: int, config: Train
             model.global_encoder.eval()
         sums = _Sums({})
         for images, labels in data(epoch):
-            choose = _uniform if random_crops else SampledPolicy(model, config.action_std)
+            if random_crops:
+                choose = uniform_crops if crops is None else crops()
+            else:
+                choose = SampledPolicy(model, config.action_std)
             with _precision(config, images):
                 out = unroll(model, images, choose)
             loss = step_loss(out, labels, config.auxiliary)
@@ -145,7 +159,8 @@ def _accuracies(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(-1) == labels).float().mean(1)
 
 
-def _uniform(feature_map: Tensor, step: int) -> Tensor:
+def uniform_crops(feature_map: Tensor, step: int) -> Tensor:
+    """Actions ``[B, 2]`` drawn evenly from 0..1, from torch's own generator."""
     return torch.rand(len(feature_map), 2, device=feature_map.device)
 
 
@@ -160,6 +175,3 @@ class SampledPolicy:
     def __call__(self, feature_map: Tensor, step: int) -> Tensor:
         mean, self.memory = self.policy(feature_map, self.memory)
         return (mean + self.std * torch.randn_like(mean)).clamp(0, 1)
-
-
-CHOOSERS: dict[str, Chooser] = {"random": _uniform}

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from gfnet_kernels import crop, glance
 from torch import Tensor
 
 from gfnet_fast.model.gfnet import GFNet, crop_origins
-from gfnet_kernels import crop, glance
 
 # (feature map, step that it prepares) -> actions [B, 2]; called T - 1 times.
 Chooser = Callable[[Tensor, int], Tensor]
@@ -23,17 +23,17 @@ class Views:
         config = model.config
         self.config, self.images = config, images
         self.slots = torch.arange(len(images), dtype=torch.int32, device=images.device)
-        self._look = {"mean": config.mean, "std": config.std, "dtype": torch.float32}
 
     def thumbnail(self) -> Tensor:
         """The glance's input, float32 ``[B, 3, P, P]``, normalised."""
         size, mode = self.config.patch_size, self.config.glance_filter
-        return glance(self.images, self.slots, size, mode, **self._look)
+        return glance(self.images, self.slots, size, mode, self.config.mean, self.config.std, torch.float32)
 
     def patch(self, action: Tensor) -> Tensor:
         """The crops that actions ``[B, 2]`` take, float32 ``[B, 3, P, P]``, normalised."""
-        origins = crop_origins(action, self.config.image_size, self.config.patch_size).int()
-        return crop(self.images, self.slots, origins, self.config.patch_size, **self._look)
+        c = self.config
+        origins = crop_origins(action, c.image_size, c.patch_size).int()
+        return crop(self.images, self.slots, origins, c.patch_size, c.mean, c.std, torch.float32)
 
 
 class Unrolled(NamedTuple):

@@ -40,7 +40,10 @@ TENSORS = {
     "sparse": (lambda t: t.to_sparse(), "expected a dense tensor, got torch.sparse_coo"),
     "integer": (lambda t: t.long(), "expected a floating-point tensor, got torch.int64"),
     "complex": (lambda t: t.cfloat(), "expected a floating-point tensor, got torch.complex64"),
-    "nan": (lambda t: t.index_fill(0, torch.tensor([2]), torch.nan), "expected finite numbers, got 27 that are not"),
+    "nan": (
+        lambda t: t.index_fill(0, torch.tensor([2]), torch.nan),
+        "expected finite numbers, got 27 that are not",
+    ),
     "infinite": (lambda t: t.index_fill(0, torch.tensor([0]), torch.inf), "expected finite numbers, got 27"),
     "not a tensor": (lambda t: [1.0], "expected a tensor, got list"),
 }
@@ -67,7 +70,9 @@ def test_a_wrong_tensor_in_the_training_form_is_named_too(content, tmp_path):
     parts = ("model_state_dict", "model_prime_state_dict", "fc", "policy")
     broken = {k: dict(v) for k, v in content.items() if k in parts}
     broken["model_state_dict"][WEIGHT] = broken["model_state_dict"][WEIGHT][:8]
-    with pytest.raises(CheckpointError, match=r"compared with mobilenetv3_large_100 at 96: .*expected shape \[16"):
+    with pytest.raises(
+        CheckpointError, match=r"compared with mobilenetv3_large_100 at 96: .*expected shape \[16"
+    ):
         load(saved(tmp_path, broken))
 
 
@@ -117,10 +122,10 @@ def test_files_that_are_none(content, tmp_path):
         load(tmp_path / "nothing.pth")
     path = saved(tmp_path, content)
     path.write_bytes(path.read_bytes()[:100_000])
-    with pytest.raises(CheckpointError, match="expected a file that torch.save wrote, got a damaged one"):
+    with pytest.raises(CheckpointError, match=r"expected a file that torch.save wrote, got a damaged one"):
         load(path)
     path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="expected a file that torch.save wrote"):
+    with pytest.raises(CheckpointError, match=r"expected a file that torch.save wrote"):
         load(path)
     torch.save([1, 2], path)
     with pytest.raises(CheckpointError, match="expected a dictionary, got list"):

@@ -36,8 +36,11 @@ def test_a_folder_is_written_over_in_place(tmp_path):
 
 
 def test_buffers_that_no_state_dict_holds_are_made_anew(tmp_path):
-    model = tiny_model(backbone="timm/swinv2_cr_tiny_ns_224", backbone_args={"img_size": 64, "depths": [1, 1, 1, 1]},
-                       patch_size=64)
+    model = tiny_model(
+        backbone="timm/swinv2_cr_tiny_ns_224",
+        backbone_args={"img_size": 64, "depths": [1, 1, 1, 1]},
+        patch_size=64,
+    )
     model.save_pretrained(tmp_path)
     again = load(tmp_path)
     assert not any(buffer.is_meta for buffer in again.buffers())
