@@ -121,7 +121,7 @@ def train_classifier(
             else:
                 choose = SampledPolicy(model, config.action_std)
             with _precision(config, images):
-                out = unroll(model, images, choose)
+                out = unroll(model, images, choose, config.train_global)
             loss = step_loss(out, labels, config.auxiliary)
             _descend(optimizer, loss, stage, epoch)
             sums.add(len(images), loss=loss.item(), accuracy=_accuracies(out.logits.detach(), labels))

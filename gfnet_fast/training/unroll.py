@@ -43,10 +43,10 @@ class Unrolled(NamedTuple):
     auxiliary: Tensor
 
 
-def unroll(model: GFNet, images: Tensor, choose: Chooser) -> Unrolled:
+def unroll(model: GFNet, images: Tensor, choose: Chooser, train_global: bool = True) -> Unrolled:
     """All T steps on uint8 ``[B, S, S, 3]`` canvases, with the crops that `choose` takes.
 
-    `choose` sees the feature map without its gradient.
+    `choose` sees the feature map without its gradient. Without `train_global` the glance has no gradient.
     """
     config, memory = model.config, None
     logits, auxiliary = [], []
@@ -54,8 +54,9 @@ def unroll(model: GFNet, images: Tensor, choose: Chooser) -> Unrolled:
     view = views.thumbnail()
     for step in range(1, config.steps + 1):
         encoder = model.global_encoder if step == 1 else model.local_encoder
-        feature_map, feature = encoder(view)
-        own = encoder.head(feature)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (train_global or step > 1)):
+            feature_map, feature = encoder(view)
+            own = encoder.head(feature)
         combined, memory = model.classifier(feature, memory, step)
         logits.append(own if combined is None else combined)
         auxiliary.append(own)
