@@ -4,7 +4,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 BUILD_FILES = pyproject.toml setup.py constraints.txt $(shell find csrc CMakeLists.txt -type f)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint sanitizers clean
 
 demo: .venv/.core
 	.venv/bin/gfnet-fast demo --output demo.png
@@ -16,6 +16,10 @@ lint: .venv/.dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# The C++ tests, plain and under the address, undefined-behaviour and thread sanitizers.
+sanitizers: .venv/.dev
+	PATH=$(CURDIR)/.venv/bin:$$PATH csrc/tests/run_sanitizers.sh
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "expected Python >= 3.10, got " + sys.version)'

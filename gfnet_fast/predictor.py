@@ -15,7 +15,7 @@ from torch import Tensor
 from gfnet_fast.checkpoints import load
 from gfnet_fast.checkpoints.files import check_device
 from gfnet_fast.engine.eager import EagerEngine
-from gfnet_fast.errors import InputError
+from gfnet_fast.errors import DeviceError, InputError
 from gfnet_fast.exits import Budget, resolve
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.results import Prediction, Result
@@ -31,6 +31,24 @@ class Engine(Protocol):
         """uint8 ``[B, S, S, 3]`` or ``[B, 3, S, S]``, or normalised float; thresholds ``[T]``."""
 
 
+DTYPES = {
+    "auto": torch.float32,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def check_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The precision of that name; DeviceError where `device` does not have it."""
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found not in DTYPES.values():
+        raise DeviceError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    if found == torch.float16 and device.type == "cpu":
+        raise DeviceError("dtype: expected float32 or bfloat16 on a CPU, got float16")
+    return found
+
+
 class Predictor:
     """Classifies images with a GFNet; easy images leave early.
 
@@ -40,9 +58,15 @@ class Predictor:
         From :func:`gfnet_fast.load`.
     device : "auto", str or torch.device
         ``"auto"`` is the first CUDA device where there is one, and else the CPU.
+    dtype : "auto", "float32", "bfloat16", "float16" or torch.dtype
+        Of the encoders; everything else is float32. ``"auto"`` is float32. DeviceError where the device does
+        not have it.
     budget : Budget, optional
         What the mean image may cost. None takes the model's own default thresholds, or, for a model
         without any, all steps for every image.
+    compile : "auto", "always" or "never"
+        Whether the encoders go through torch.compile, which takes a minute or so at the first batch.
+        ``"auto"`` does not: the predictor cannot see how much work is to come.
     batch : int
         How many images go through together.
     """
@@ -51,7 +75,9 @@ class Predictor:
         self,
         model: GFNet,
         device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
         budget: Budget | None = None,
+        compile: str = "auto",
         *,
         batch: int = 64,
     ) -> None:
@@ -59,6 +85,8 @@ class Predictor:
             raise InputError(f"model: expected a GFNet, got {type(model).__name__}; see gfnet_fast.load")
         if batch < 1:
             raise InputError(f"batch: expected at least 1, got {batch}")
+        if compile not in ("auto", "always", "never"):
+            raise InputError(f"compile: expected 'auto', 'always' or 'never', got {compile!r}")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = check_device(device)
@@ -66,7 +94,8 @@ class Predictor:
         self.config = model.config
         self.batch = batch
         self.budget = budget
-        self._engine: Engine = EagerEngine(self.model, batch)
+        self.dtype = check_dtype(dtype, self.device)
+        self._engine: Engine = EagerEngine(self.model, batch, self.dtype, compile == "always")
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **options: Any) -> Predictor:

@@ -217,3 +217,28 @@ def test_arguments_that_are_wrong(tiny):
         gf.Predictor(tiny, device="cuda:77")
     with pytest.raises(gf.InputError, match="on_error"):
         gf.Predictor(tiny, device="cpu").stream([], on_error="ignore")
+
+
+@pytest.mark.parametrize(
+    "options", [{"dtype": "bfloat16"}, {"dtype": torch.bfloat16}, {"compile": "always"}], ids=str
+)
+def test_other_precisions_and_compiled_encoders_stay_close_and_leave_the_model_alone(tiny, options):
+    images = random_images(12, tiny.config.image_size)
+    before = {name: tensor.clone() for name, tensor in tiny.state_dict().items()}
+    exact = gf.Predictor(tiny, device="cpu").predict_batch(images)
+    fast = gf.Predictor(tiny, device="cpu", **options)
+    out = fast.predict_batch(images)
+    assert out.logits.dtype == torch.float32
+    same = (out.origins == exact.origins).all(-1).all(-1)
+    assert same.sum() >= 6
+    torch.testing.assert_close(out.logits[same], exact.logits[same], rtol=0.1, atol=0.5)
+    assert all(torch.equal(before[name], tensor) for name, tensor in tiny.state_dict().items())
+    assert tiny.trace(tiny.normalise(images)).logits.dtype == torch.float32
+
+
+def test_precisions_that_are_not_there(tiny):
+    for dtype in ("float16", "float8", torch.int8):
+        with pytest.raises(gf.DeviceError, match="dtype: expected"):
+            gf.Predictor(tiny, device="cpu", dtype=dtype)
+    with pytest.raises(gf.InputError, match="compile: expected"):
+        gf.Predictor(tiny, device="cpu", compile="sometimes")

@@ -109,8 +109,16 @@ def plan_canvases(task: DigitsTask, glyphs: np.ndarray, count: int, rng: np.rand
 
     field = rng.uniform(15, 45, (count, 1, 1)) + rng.uniform(-12, 12, (count, FIELD, FIELD))
     noise_at = rng.integers(0, NOISE_SIDE - task.canvas, (count, 2))
-    single = [a.astype(np.float32) for a in (top_left, side, ink, field)]
-    return Plan(glyph, keep, *single, noise_at=noise_at)
+    single = np.float32
+    return Plan(
+        glyph,
+        keep,
+        top_left.astype(single),
+        side.astype(single),
+        ink.astype(single),
+        field.astype(single),
+        noise_at,
+    )
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float], shape: tuple[int, ...]) -> np.ndarray:

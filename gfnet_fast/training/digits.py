@@ -38,7 +38,8 @@ from gfnet_fast.training.evaluate import (
 from gfnet_fast.training.stages import Report, train_classifier, train_encoder, train_policy, uniform_crops
 from gfnet_fast.training.unroll import Chooser, Views
 
-TASK = DigitsTask(canvas=192, sizes=(14.0, 72.0))
+# Pieces of half these sizes: a thumbnail shows that a small digit is there, but not which.
+TASK = DigitsTask(canvas=192, sizes=(14.0, 72.0), fragment_sizes=(10.0, 22.0))
 
 CONFIG = GFNetConfig(
     name="digits",
@@ -56,13 +57,13 @@ CONFIG = GFNetConfig(
 )
 
 RECIPE = TrainConfig(
-    epochs=(8, 4, 14, 5),
+    epochs=(8, 3, 16, 5),
     batch=128,
     backbone_lr=0.02,
     classifier_lr=(0.1, 0.05),
     thumbnail_lr=0.05,
-    policy_lr=5e-4,
-    ppo_epochs=2,
+    policy_lr=1e-3,
+    ppo_epochs=4,
     amp=True,
 )
 CANVASES = 16_384
