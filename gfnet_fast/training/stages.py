@@ -11,21 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfnet_fast.errors import GFNetError
 from gfnet_fast.model.backbones import Encoder
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training.config import TrainConfig
 from gfnet_fast.training.ppo import collect, ppo_loss, returns
-from gfnet_fast.training.unroll import Chooser, step_loss, unroll
+from gfnet_fast.training.unroll import Chooser, TrainingError, step_loss, unroll
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 # Called with an epoch's number, from 0; gives that epoch's batches.
 EpochBatches = Callable[[int], Batches]
 Report = Callable[[dict[str, Any]], None]
-
-
-class TrainingError(GFNetError, RuntimeError):
-    """Training cannot go on, for instance because a loss is not a number."""
 
 
 @dataclass

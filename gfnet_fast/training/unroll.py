@@ -10,10 +10,15 @@ import torch.nn.functional as F
 from gfnet_kernels import crop, glance
 from torch import Tensor
 
+from gfnet_fast.errors import GFNetError
 from gfnet_fast.model.gfnet import GFNet, crop_origins
 
 # (feature map, step that it prepares) -> actions [B, 2]; called T - 1 times.
 Chooser = Callable[[Tensor, int], Tensor]
+
+
+class TrainingError(GFNetError, RuntimeError):
+    """Training cannot go on, for instance because a loss is not a number."""
 
 
 class Views:
@@ -30,7 +35,15 @@ class Views:
         return glance(self.images, self.slots, size, mode, self.config.mean, self.config.std, torch.float32)
 
     def patch(self, action: Tensor) -> Tensor:
-        """The crops that actions ``[B, 2]`` take, float32 ``[B, 3, P, P]``, normalised."""
+        """The crops that actions ``[B, 2]`` take, float32 ``[B, 3, P, P]``, normalised.
+
+        Raises TrainingError where an action is not a number: on a GPU, :func:`crop` would read any address.
+        """
+        if bad := int((~torch.isfinite(action)).any(1).sum()):
+            raise TrainingError(
+                f"actions: expected finite ones, got {bad} of {len(action)} that are not: the weights have "
+                "diverged; train with lower learning rates"
+            )
         c = self.config
         origins = crop_origins(action, c.image_size, c.patch_size).int()
         return crop(self.images, self.slots, origins, c.patch_size, c.mean, c.std, torch.float32)
