@@ -84,7 +84,11 @@ FAMILIES: dict[str, TrainConfig] = {
 
 
 def family_config(backbone: str, **overrides: Any) -> TrainConfig:
-    """The published hyper-parameters of a backbone's family (ResNet's for others), with some replaced."""
-    name = backbone.rsplit("/", 1)[-1]
-    config = next((config for family, config in FAMILIES.items() if name.startswith(family)), _RESNET)
+    """The published hyper-parameters of a backbone's family (ResNet's for others), with some replaced.
+
+    The family is looked for anywhere in the name: ``timm/tf_efficientnet_b2``,
+    ``torchvision/mobilenet_v3_large``.
+    """
+    name = backbone.rsplit("/", 1)[-1].replace("_", "")
+    config = next((config for family, config in FAMILIES.items() if family in name), _RESNET)
     return replace(config, **overrides)
