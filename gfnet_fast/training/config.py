@@ -68,6 +68,10 @@ class TrainConfig:
             raise InputError(f"epochs: expected four numbers of at least 0, one a stage, got {self.epochs}")
         if self.batch < 2:
             raise InputError(f"batch: expected at least 2 (batch norm), got {self.batch}")
+        if self.ppo_epochs < 1:
+            raise InputError(f"ppo_epochs: expected at least 1, got {self.ppo_epochs}")
+        if not self.action_std > 0:
+            raise InputError(f"action_std: expected more than 0, got {self.action_std}")
         if self.reward not in ("difference", "contrast"):
             raise InputError(f"reward: expected 'difference' or 'contrast', got {self.reward!r}")
 
