@@ -37,7 +37,8 @@ class Views:
     def patch(self, action: Tensor) -> Tensor:
         """The crops that actions ``[B, 2]`` take, float32 ``[B, 3, P, P]``, normalised.
 
-        Raises TrainingError where an action is not a number: on a GPU, :func:`crop` would read any address.
+        Raises TrainingError where an action is not a number: its origin would be the top left corner, and
+        training would go on there.
         """
         if bad := int((~torch.isfinite(action)).any(1).sum()):
             raise TrainingError(
