@@ -22,6 +22,7 @@ from gfnet_fast.checkpoints.tensors import assemble, differences, require, skele
 from gfnet_fast.config import RELEASED, GFNetConfig, released
 from gfnet_fast.errors import CheckpointError
 from gfnet_fast.exits import Calibration, ModelIdentity
+from gfnet_fast.exits.calibration import cheapest_good_row
 from gfnet_fast.model.gfnet import GFNet
 
 PARTS = {
@@ -96,7 +97,7 @@ def read(path: Path, config: GFNetConfig | None = None) -> GFNet:
         curve = _stored_curve(content.get("budgeted_batch_classification"), len(model.thresholds))
         identity, table = ModelIdentity.of(model.config), model.thresholds.numpy()
         model.calibration = Calibration.from_table(identity, table, *(curve or ()))
-        model.default_row = len(table) - 1 if curve is None else int(curve[1].argmax())
+        model.default_row = len(table) - 1 if curve is None else cheapest_good_row(*curve)
     return model
 
 

@@ -30,7 +30,20 @@ from gfnet_fast.exits.rule import BudgetWarning, Floats, cap_steps, check_confid
 POINTS = 257
 """Rows of a path that is made from held-out data."""
 
+DEFAULT_LOSS = 0.5
+"""Percent points of accuracy that a model gives up where no budget is named."""
+
 Array = NDArray[np.float64]
+
+
+def cheapest_good_row(costs: Any, accuracy: Any) -> int:
+    """The cheapest row that loses at most half a percent point against the most accurate one.
+
+    `costs` and `accuracy` (percent, NaN where unknown) are ``[R]``.
+    """
+    levels = np.asarray(accuracy, np.float64)
+    good = levels >= np.nanmax(levels) - DEFAULT_LOSS
+    return int(np.where(good, np.asarray(costs, np.float64), np.inf).argmin())
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,10 +170,10 @@ class Calibration:
 
     @property
     def default_row(self) -> int:
-        """The most accurate row, the cheapest of equals; the dearest where no accuracy is known."""
+        """:func:`cheapest_good_row`; the dearest where no accuracy is known."""
         if self.accuracy is None or np.isnan(self.accuracy).all():
             return len(self.thresholds) - 1
-        return int(np.nanargmax(self.accuracy))
+        return cheapest_good_row(np.arange(len(self.accuracy)), self.accuracy)
 
     def with_cost(self, cost: CostTable) -> Calibration:
         """This calibration with the measured costs of a device."""

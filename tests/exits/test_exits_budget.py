@@ -119,7 +119,8 @@ def test_the_joint_path_is_nested_and_ends_at_the_ends(calibration):
     assert calibration.mean_macs[-1] == pytest.approx(MODEL.macs[-1])
     steps = exit_steps(TASK.confidences[:, :500], calibration.thresholds)
     assert (np.diff(steps, axis=0) >= 0).all()
-    assert calibration.accuracy[calibration.default_row] == calibration.accuracy.max()
+    good = calibration.accuracy >= calibration.accuracy.max() - 0.5
+    assert calibration.default_row == good.argmax()
     np.testing.assert_array_equal(calibration.at(3.0), calibration.thresholds[3])
 
 
