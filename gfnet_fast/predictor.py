@@ -42,7 +42,7 @@ DTYPES = {
 def check_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """The precision of that name; DeviceError where `device` does not have it."""
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if found not in DTYPES.values():
+    if found is None or found not in DTYPES.values():
         raise DeviceError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     if found == torch.float16 and device.type == "cpu":
         raise DeviceError("dtype: expected float32 or bfloat16 on a CPU, got float16")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from torch import Tensor
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.data.digits import ClutteredDigits, DigitsTask
 from gfnet_fast.exits import ModelIdentity, calibrate, exit_steps
+from gfnet_fast.intervals import wilson
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training.config import TrainConfig
 from gfnet_fast.training.evaluate import (
@@ -156,14 +156,6 @@ def find_exits(model: GFNet, count: int = 8000, seed: int = 100) -> None:
     model.labels = ClutteredDigits.classes
 
 
-def interval(right: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    z, share = 1.959964, right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return middle - half, middle + half
-
-
 def evaluate(model: GFNet, count: int = 4000, seed: int = 200) -> dict[str, Any]:
     """Accuracy at each step with this policy and others, and what the default thresholds do; test digits."""
     pool = Pool(ClutteredDigits("test", count, seed=seed, task=TASK))
@@ -180,7 +172,7 @@ def evaluate(model: GFNet, count: int = 4000, seed: int = 200) -> dict[str, Any]
         confidence, right = scores(model, pool, chooser)
         totals = right.sum(1).tolist()
         out["policies"][name] = [
-            {"accuracy": total / count, "interval": interval(total, count)} for total in totals
+            {"accuracy": total / count, "interval": wilson(total, count)} for total in totals
         ]
         if name == "learned":
             steps = torch.from_numpy(exit_steps(confidence, model.default_thresholds()))
@@ -189,7 +181,7 @@ def evaluate(model: GFNet, count: int = 4000, seed: int = 200) -> dict[str, Any]
             out["exits"] = {
                 "thresholds": model.default_thresholds().tolist(),
                 "accuracy": hits.float().mean().item(),
-                "interval": interval(int(hits.sum()), count),
+                "interval": wilson(int(hits.sum()), count),
                 "all_steps": right[-1].float().mean().item(),
                 "shares": [(steps == k).float().mean().item() for k in range(1, model.config.steps + 1)],
                 "accuracies": [

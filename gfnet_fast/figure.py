@@ -1,0 +1,273 @@
+"""One picture of adaptive inference: row by exit step, what was looked at and why it was enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from gfnet_fast.errors import InputError
+from gfnet_fast.results import Prediction
+
+WIDTH = 1400
+MARGIN, GAP = 20, 18
+LEGEND, HEADER, CAPTION, EMPTY = 46, 190, 58, 56
+FRAME = 4
+LARGEST_SCALE, SMALLEST_CELL = 2.0, 190
+PAPER, INK, FAINT, RULE, BAR = "#ffffff", "#1f2328", "#656d76", "#d0d7de", "#9aa4af"
+RIGHT, WRONG = "#1a7f37", "#cf222e"
+# Step 1 (the glance), then the focus steps in the order they are taken; all bright enough on dark images.
+STEPS = ("#4aa8ff", "#ffa600", "#ff6bd6", "#3ddc84", "#ffee58", "#b48cff", "#ff6f61")
+
+Box = tuple[int, int, int, int]
+
+
+class Layout(NamedTuple):
+    """Where things are, in pixels of the picture.
+
+    side : of an image as drawn; scale : of that to the image's own pixels; cell : width of a column
+    tops : the upper edge of the images of each row; size : (width, height) of the picture
+    """
+
+    side: int
+    scale: float
+    cell: int
+    tops: tuple[int, ...]
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, image_size: int, columns: int, counts: Sequence[int]) -> Layout:
+        """For `columns` images a row and `counts` of images that left at each step."""
+        room = (WIDTH - 2 * MARGIN - HEADER) // columns - GAP - 2 * FRAME
+        side = max(1, min(room, int(image_size * LARGEST_SCALE)))
+        cell = max(side + 2 * FRAME, SMALLEST_CELL)
+        tops, y = [], MARGIN + LEGEND
+        for count in counts:
+            tops.append(y + FRAME)
+            y += (side + 2 * FRAME + CAPTION if count else EMPTY) + GAP
+        return cls(
+            side,
+            side / image_size,
+            cell,
+            tuple(tops),
+            (2 * MARGIN + HEADER + columns * (cell + GAP) - GAP, y),
+        )
+
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        """The upper left pixel (x, y) of an image."""
+        return MARGIN + HEADER + FRAME + column * (self.cell + GAP), self.tops[row]
+
+    def box(self, origin: tuple[int, int], size: int) -> Box:
+        """A crop's first and last pixels (x, y, x, y) within its image as drawn; origin (row, column)."""
+        top, left = (round(at * self.scale) for at in origin)
+        bottom, right = (round((at + size) * self.scale) - 1 for at in origin)
+        return left, top, right, bottom
+
+
+def draw_exits(
+    images: Tensor,
+    prediction: Prediction,
+    thresholds: Tensor,
+    labels: Tensor,
+    names: Sequence[str] | None = None,
+    columns: int = 5,
+    *,
+    patch_size: int,
+    macs: Sequence[int] | None = None,
+) -> Image.Image:
+    """Draw, row by exit step, the first images that left there and what each step of theirs looked at.
+
+    Parameters
+    ----------
+    images : uint8 ``[N, S, S, 3]``
+    prediction : Prediction
+        Of those images.
+    thresholds : float ``[T]``
+        In force when it was made.
+    labels : int ``[N]``
+        The truth.
+    names : sequence of K str, optional
+        Of the classes; without, their numbers.
+    columns : int
+        Images a row; the picture is about 1,400 pixels wide, and no image is enlarged more than twofold.
+    patch_size : int
+        Side of the crops, and of the thumbnail, in pixels of the images.
+    macs : sequence of T int, optional
+        Multiply-adds of an image that leaves at each step.
+
+    Raises
+    ------
+    InputError
+        On images of another shape or dtype, or in another number than labels or predictions.
+    """
+    count = len(prediction.class_id)
+    shape, square = tuple(images.shape), images.ndim == 4 and images.shape[1] == images.shape[2]
+    if images.dtype != torch.uint8 or not square or shape[3] != 3 or not len(images) == len(labels) == count:
+        expected = f"uint8 [{count}, S, S, 3] and as many labels"
+        raise InputError(
+            f"figure: expected {expected}, got {images.dtype} {list(shape)} and {len(labels)} labels"
+        )
+    if columns < 1:
+        raise InputError(f"columns: expected at least 1, got {columns}")
+    exit_step = prediction.exit_step.cpu()
+    limits = thresholds.tolist()
+    rows = [(exit_step == step).nonzero().flatten().tolist() for step in range(1, len(limits) + 1)]
+    layout = Layout.of(shape[1], columns, [len(row) for row in rows])
+    picture = Image.new("RGB", layout.size, PAPER)
+    draw = ImageDraw.Draw(picture)
+    _legend(draw, len(limits), patch_size)
+    for row, members in enumerate(rows):
+        limit = limits[row] if row + 1 < len(limits) else None
+        _header(draw, layout, row, len(members), count, limit, macs[row] if macs else None)
+        for column, member in enumerate(members[:columns]):
+            origins = [(int(y), int(x)) for y, x in prediction.origins[member, :row]]
+            x, y = layout.corner(row, column)
+            picture.paste(_image(images[member], origins, layout, patch_size), (x, y))
+            draw.rectangle(
+                _outset((x, y, x + layout.side - 1, y + layout.side - 1), FRAME), None, STEPS[0], FRAME
+            )
+            answer, truth = int(prediction.class_id[member]), int(labels[member])
+            _caption(draw, layout, (x, y), answer, truth, float(prediction.confidence[member]), limit, names)
+    return picture
+
+
+def _image(pixels: Tensor, origins: list[tuple[int, int]], layout: Layout, patch_size: int) -> Image.Image:
+    """One image, enlarged, with its focus boxes and the number of every step."""
+    side = layout.side
+    image = Image.fromarray(np.ascontiguousarray(pixels.cpu().numpy())).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
+    draw = ImageDraw.Draw(image)
+    boxes = [layout.box(origin, patch_size) for origin in origins]
+    for step, box in enumerate(boxes, 1):
+        draw.rectangle(_outset(box, 1), None, "black", 5)
+        draw.rectangle(box, None, _colour(step), 3)
+    tags: list[Box] = []
+    for step, around in enumerate([(0, 0, side - 1, side - 1), *boxes]):
+        tag = _place_tag(around, boxes, tags, side, inside=step == 0)
+        tags.append(tag)
+        _tag(draw, tag[:2], step)
+    return image
+
+
+def _place_tag(
+    around: Box, boxes: list[Box], tags: list[Box], side: int, inside: bool = False, tag: int = 20
+) -> Box:
+    """The place at `around` that hides least: never outside the image, best on no box and no other tag."""
+    left, top, right, bottom = around
+    if inside:
+        places = [(x, y) for y in (top, bottom - tag + 1) for x in (left, right - tag + 1)]
+    else:
+        edges = (left, right - tag + 1)
+        places = [(x, y) for y in (top - tag - 1, bottom + 2) for x in edges]
+        places += [(x, y) for x in (left - tag - 1, right + 2) for y in (top, bottom - tag + 1)]
+    found = []
+    for order, (x, y) in enumerate(places):
+        x, y = (min(max(at, 0), side - tag) for at in (x, y))
+        spot = (x, y, x + tag - 1, y + tag - 1)
+        hidden = sum(_overlap(spot, other) for other in boxes) + 4 * sum(
+            _overlap(spot, other) for other in tags
+        )
+        found.append((hidden, order, spot))
+    return min(found)[2]
+
+
+def _overlap(a: Box, b: Box) -> int:
+    width = min(a[2], b[2]) - max(a[0], b[0]) + 1
+    height = min(a[3], b[3]) - max(a[1], b[1]) + 1
+    return max(width, 0) * max(height, 0)
+
+
+def _outset(box: Box, by: int) -> Box:
+    return box[0] - by, box[1] - by, box[2] + by, box[3] + by
+
+
+def _tag(draw: ImageDraw.ImageDraw, at: tuple[int, int], step: int, size: int = 20) -> None:
+    """The number of a step (0 is the glance, which shows as 1) on a square of its colour."""
+    x, y = at
+    draw.rectangle((x, y, x + size - 1, y + size - 1), _colour(step))
+    draw.text((x + size / 2, y + size / 2), str(step + 1), "black", _font(16), "mm")
+
+
+def _legend(draw: ImageDraw.ImageDraw, steps: int, patch_size: int) -> None:
+    x, y = MARGIN, MARGIN
+    glance = f"the glance: the whole image as a {patch_size} x {patch_size} thumbnail"
+    parts = [
+        (range(1), glance),
+        (range(1, steps), f"focus: {patch_size} x {patch_size} crops, in this order"),
+    ]
+    for numbers, text in parts:
+        for step in numbers:
+            _tag(draw, (x, y), step)
+            x += 24
+        draw.text((x + 4, y + 10), text, INK, _font(18), "lm")
+        x += 40 + round(draw.textlength(text, _font(18)))
+    draw.rectangle((x, y + 6, x + 59, y + 13), RULE)
+    draw.rectangle((x, y + 6, x + 50, y + 13), RIGHT)
+    draw.rectangle((x + 41, y + 1, x + 43, y + 18), INK)
+    draw.text((x + 70, y + 10), "confidence; the tick is the threshold", INK, _font(18), "lm")
+
+
+def _header(
+    draw: ImageDraw.ImageDraw,
+    layout: Layout,
+    row: int,
+    here: int,
+    total: int,
+    limit: float | None,
+    macs: int | None,
+) -> None:
+    x, y = MARGIN, layout.tops[row] - FRAME
+    draw.line((x, y - GAP // 2, layout.size[0] - MARGIN, y - GAP // 2), RULE)
+    draw.text((x, y), f"exit at step {row + 1}", INK, _font(24))
+    if not here:
+        draw.text((MARGIN + HEADER, y + 4), "no image left here", FAINT, _font(20))
+        return
+    lines = [f"{100 * here / total:.1f} % of images"]
+    if macs is not None:
+        lines.append(f"{macs / 1e6:.1f} M multiply-adds")
+    lines.append("the last: all leave" if limit is None else f"threshold {limit:.3f}")
+    for at, line in enumerate(lines):
+        draw.text((x, y + 36 + 24 * at), line, FAINT, _font(17))
+
+
+def _caption(
+    draw: ImageDraw.ImageDraw,
+    layout: Layout,
+    corner: tuple[int, int],
+    answer: int,
+    truth: int,
+    confidence: float,
+    limit: float | None,
+    names: Sequence[str] | None,
+) -> None:
+    """Two lines below an image: the answer and whether it is right; its confidence and the threshold."""
+    x, y = corner[0] - FRAME, corner[1] + layout.side + FRAME + 6
+    name, true_name = (str(k) if names is None else names[k] for k in (answer, truth))
+    colour = RIGHT if answer == truth else WRONG
+    verdict = "right" if answer == truth else f"wrong, it is {true_name}"
+    draw.text((x, y), name, INK, _font(20))
+    draw.text((x + draw.textlength(f"{name}  ", _font(20)), y), verdict, colour, _font(20))
+    numbers = f"{confidence:.3f}" if limit is None else f"{confidence:.3f} >= {limit:.3f}"
+    width = layout.cell - 10 - round(draw.textlength("0.000 >= 0.000", _font(17)))
+    y += 30
+    draw.rectangle((x, y + 6, x + width - 1, y + 13), RULE)
+    draw.rectangle((x, y + 6, x + round(confidence * (width - 1)), y + 13), colour)
+    if limit is not None and 0 <= limit <= 1:
+        tick = x + round(limit * (width - 1))
+        draw.rectangle((tick - 1, y + 1, tick + 1, y + 18), INK)
+    draw.text((x + width + 10, y + 10), numbers, FAINT, _font(17), "lm")
+
+
+def _colour(step: int) -> str:
+    return STEPS[step % len(STEPS)]
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
