@@ -84,6 +84,7 @@ def run_demo(
         raise InputError(f"model: expected {expected}, got {config.image_size} px and {config.classes}")
     remarks = Console(stderr=True, highlight=False)
     early, whole = Predictor(model), Predictor(model, budget=Budget(max_steps=config.steps))
+    first = Predictor(model, budget=Budget(max_steps=1))
 
     remarks.print(f"composing {count} canvases of {task.canvas} px from held-out digits")
     images, labels = _compose(task, count, seed)
@@ -92,11 +93,17 @@ def run_demo(
 
     remarks.print("classifying them (once for the answers, and to warm up)")
     prediction = early.predict_batch(images)
-    answers = [prediction.class_id, whole.predict_batch(images).class_id, full_image(model, some)]
+    answers = [
+        prediction.class_id,
+        first.predict_batch(images).class_id,
+        whole.predict_batch(images).class_id,
+        full_image(model, some),
+    ]
     remarks.print(f"timing {REPEATS} rounds, the contenders in turn")
     seconds = _time_in_turn(
         [
             lambda: early.predict_batch(images),
+            lambda: first.predict_batch(images),
             lambda: whole.predict_batch(images),
             lambda: full_image(model, some),
         ],
@@ -105,9 +112,9 @@ def run_demo(
 
     assert config.macs is not None
     exit_macs = torch.tensor(config.macs, dtype=torch.float64)[prediction.exit_step.cpu() - 1]
-    steps = [float(prediction.exit_step.double().mean()), float(config.steps), None]
-    macs = [float(exit_macs.mean()), float(config.macs[-1]), float(static_macs(model))]
-    names = ["early exit", f"all {config.steps} steps", "full image"]
+    steps = [float(prediction.exit_step.double().mean()), 1.0, float(config.steps), None]
+    macs = [float(exit_macs.mean()), float(config.macs[0]), float(config.macs[-1]), float(static_macs(model))]
+    names = ["early exit", "glance only", f"all {config.steps} steps", "full image"]
     rows = [
         {
             "name": name,
@@ -254,8 +261,8 @@ def _print(facts: dict[str, Any], console: Console) -> None:
         console.print(f"exit at step {exit['step']}: {exit['images']} images ({share:.1f} %){right}")
     full = facts["rows"][-1]["images"]
     console.print(
-        f"\n\\[1] The local backbone and its own linear head on {full} of the canvases at full size. That head "
-        "was trained on patches, not on full images: its accuracy is no fair baseline, only its cost is.\n"
+        f"\n\\[1] The local backbone and its own linear head on {full} of the canvases at full size. That "
+        "head was trained on patches, not on full images: its accuracy is no fair baseline, its cost is.\n"
         f"Times: {facts['device']}, float32, {facts['threads']} threads, batches of {facts['batch']} "
         f"({facts['full_batch']} for the full image, where it is faster); uint8 canvases in, classes out; "
         f"median of {facts['repeats']} interleaved rounds after one to warm up."

@@ -33,12 +33,14 @@ def test_the_numbers_are_those_of_the_trace(model, tmp_path):
     data = ClutteredDigits("test", 40, 3, TASK)
     images = data.images(range(40)).contiguous()
     label, step, _ = expected_exits(model, images, model.thresholds[0])
-    early, whole, full = facts["rows"]
+    early, first, whole, full = facts["rows"]
     assert early["right"] == int((label == data.labels).sum())
     assert early["mean_steps"] == pytest.approx(step.double().mean().item())
     costs = torch.tensor(model.config.macs, dtype=torch.float64)[step - 1]
     assert early["mean_macs"] == pytest.approx(costs.mean().item())
-    last = model.trace(model.normalise(images)).logits[-1].argmax(1)
+    glance, *_, last = model.trace(model.normalise(images)).logits.argmax(-1)
+    assert first["right"] == int((glance == data.labels).sum())
+    assert (first["mean_steps"], first["mean_macs"]) == (1, model.config.macs[0])
     assert whole["right"] == int((last == data.labels).sum())
     assert whole["mean_steps"] == 4
     assert whole["mean_macs"] == model.config.macs[-1]

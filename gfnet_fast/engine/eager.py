@@ -1,7 +1,8 @@
 """Early exit in plain torch: after each step the survivors, and only they, go on.
 
 The simplest engine there is, and the one that the others are compared with: one batch at a time, a
-boolean index and a wait at every step.
+boolean index and a wait at every step. Thumbnails and crops are cut from the images as they are, so that
+neither a float copy of an image is made nor an image moved.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from gfnet_kernels import crop, glance
 from torch import Tensor
 
 from gfnet_fast.model.backbones import Encoder
@@ -62,17 +64,19 @@ class EagerEngine:
         return Prediction(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def _predict(self, images: Tensor, thresholds: Tensor) -> Prediction:
-        config, count = self.model.config, len(images)
-        images = images.float() if images.is_floating_point() else self.model.normalise(images)
+        config, count, device = self.model.config, len(images), images.device
         out = Prediction(
-            class_id=images.new_empty(count, dtype=torch.long),
-            confidence=images.new_empty(count),
-            exit_step=images.new_empty(count, dtype=torch.long),
-            logits=images.new_empty(count, config.classes),
-            origins=images.new_full((count, config.steps - 1, 2), -1, dtype=torch.long),
+            class_id=torch.empty(count, dtype=torch.long, device=device),
+            confidence=torch.empty(count, device=device),
+            exit_step=torch.empty(count, dtype=torch.long, device=device),
+            logits=torch.empty(count, config.classes, device=device),
+            origins=torch.full((count, config.steps - 1, 2), -1, device=device),
         )
-        rows = torch.arange(count, device=images.device)
-        logits, state = self.model.glance(images)
+        size, layout = config.patch_size, "NCHW" if images.shape[1] == 3 else "NHWC"
+        normal = ((0.0,) * 3, (1.0,) * 3) if images.is_floating_point() else (config.mean, config.std)
+        rows = torch.arange(count, device=device)
+        view = glance(images, rows.int(), size, config.glance_filter, *normal, torch.float32, layout=layout)
+        logits, state = self.model.first_step(view)
         for step in range(1, config.steps + 1):
             confidence, label = logits.softmax(1).max(1)
             leaves = (confidence >= thresholds[step - 1]) | (step == config.steps)
@@ -80,11 +84,12 @@ class EagerEngine:
             out.class_id[gone], out.confidence[gone] = label[leaves], confidence[leaves]
             out.exit_step[gone], out.logits[gone] = step, logits[leaves]
             stays = ~leaves
-            rows, images, state = rows[stays], images[stays], state.select(stays)
+            rows, state = rows[stays], state.select(stays)
             if len(rows) == 0:
                 break
             action, state = self.model.look(state)
-            origins = crop_origins(action, config.image_size, config.patch_size)
+            origins = crop_origins(action, config.image_size, size)
             out.origins[rows, step - 1] = origins
-            logits, state = self.model.focus(images, origins, state, step + 1)
+            view = crop(images, rows.int(), origins.int(), size, *normal, torch.float32, layout=layout)
+            logits, state = self.model.next_step(view, state, step + 1)
         return out
