@@ -96,18 +96,29 @@ class Prepared(nn.Module):
         The layout that was faster.
     """
 
-    def __init__(self, encoder: nn.Module, size: int, batch: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        size: int,
+        batch: int,
+        dtype: torch.dtype,
+        layout: torch.memory_format | None = None,
+    ) -> None:
+        """`layout`: measured without it."""
         super().__init__()
         encoder = copy.deepcopy(encoder).eval().requires_grad_(False)
         self.folded = fold_batch_norms(encoder)
         self.encoder = encoder.to(dtype)
-        device = next(encoder.parameters()).device
+        self._set_layout(layout or self._faster_layout(size, batch, dtype))
+
+    def _faster_layout(self, size: int, batch: int, dtype: torch.dtype) -> torch.memory_format:
+        device = next(self.encoder.parameters()).device
         images = torch.zeros(batch, 3, size, size, dtype=dtype, device=device)
         times: dict[torch.memory_format, float] = {}
         for layout in (torch.contiguous_format, torch.channels_last):
             self._set_layout(layout)
             times[layout] = best_time(lambda: self(images.to(memory_format=torch.channels_last)), device)
-        self._set_layout(min(times, key=lambda layout: times[layout]))
+        return min(times, key=lambda layout: times[layout])
 
     def _set_layout(self, layout: torch.memory_format) -> None:
         self.layout = layout

@@ -1,0 +1,129 @@
+"""What the images in flight have on the device, in tensors indexed by slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from gfnet_kernels import ImageTable, entry_of
+from gfnet_kernels.images import ENTRY, channels_first
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gfnet_fast.errors import InputError
+from gfnet_fast.results import Prediction
+
+IMAGE_DTYPES = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)
+
+
+class Arena:
+    """Tensors of a fixed size, whatever the number of images that pass through.
+
+    Attributes
+    ----------
+    table : ImageTable
+        int64 ``[C, 6]``: where the images lie, what size they have and how they are strided.
+    room : float32 ``[C, 2]``
+        Height and width of an image less the patch: how far a crop's origin can go.
+    feature_map : ``[C, M]``, flattened in channel, row, column order; the policy reads it one launch later
+    policy : ``[C, Wp]``, the policy's recurrent state
+    memory : ``[C, Wc]``, what the classifier keeps of earlier steps
+    logits, confidence, label : ``[C, 2, K]``, ``[C, 2, 1]``, ``[C, 2, 1]``
+        The newest prediction, in turn at odd and even steps: one that is being written leaves the one
+        before it alone, for images whose time comes while they are in flight.
+    origins : int32 ``[C, T-1, 2]``
+    thresholds : float32 ``[T]``
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        patch: int,
+        steps: int,
+        classes: int,
+        widths: tuple[int, int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """`widths`: M, Wp and Wc; `dtype`: what the stages compute in."""
+
+        def rows(*shape: int, of: torch.dtype) -> Tensor:
+            return torch.zeros(capacity, *shape, dtype=of, device=device)
+
+        self.capacity, self.patch, self.steps, self.device = capacity, patch, steps, device
+        self.table = ImageTable(rows(ENTRY, of=torch.int64), torch.uint8)
+        self.room = rows(2, of=torch.float32)
+        self.feature_map, self.policy, self.memory = (rows(width, of=dtype) for width in widths)
+        self.logits = rows(2, classes, of=torch.float32)
+        self.confidence = rows(2, 1, of=torch.float32)
+        self.label = rows(2, 1, of=torch.int32)
+        self.origins = rows(steps - 1, 2, of=torch.int32)
+        self.thresholds = torch.empty(steps, device=device)
+        self._sources: list[Tensor | None] = [None] * capacity
+        self._held = 0
+
+    @property
+    def bytes(self) -> int:
+        """Size of all tensors; the images themselves are their owners'."""
+        return sum(t.numel() * t.element_size() for t in vars(self).values() if isinstance(t, Tensor))
+
+    def check(self, images: Tensor | Sequence[Tensor]) -> None:
+        """Raise InputError unless `images` can be put into the arena beside those that are there."""
+        batch = [images[:1]] if isinstance(images, Tensor) else [image[None] for image in images]
+        for image in batch:
+            shape, least = list(image.shape), self.patch
+            if image.ndim != 4 or 3 not in (shape[1], shape[3]):
+                expected = "[B, H, W, 3] or [B, 3, H, W]"
+                raise InputError(f"images: expected {expected}, got {image.dtype} {shape}")
+            if min(channels_first(image).shape[2:]) < least:
+                raise InputError(f"images: expected sides of at least {least} pixels, got {shape}")
+            if image.dtype not in IMAGE_DTYPES:
+                raise InputError(f"images: expected one of {IMAGE_DTYPES}, got {image.dtype}")
+            if image.device != self.device:
+                raise InputError(f"images: expected device {self.device}, got {image.device}")
+        types = {image.dtype for image in batch} | ({self.table.dtype} if self._held else set())
+        if len(types) > 1:
+            raise InputError(f"images: expected one dtype for all in flight, got {sorted(map(str, types))}")
+
+    def put(self, slots: NDArray[np.int32], images: Tensor | Sequence[Tensor]) -> None:
+        """Note where n checked images lie, one a slot; they stay unchanged until they are released."""
+        if isinstance(images, Tensor):
+            planar = channels_first(images)
+            entries = torch.tensor([entry_of(images[0])]).repeat(len(slots), 1)
+            entries[:, 0] += torch.arange(len(slots)) * (planar.stride(0) * planar.element_size())
+        else:
+            entries = torch.tensor([entry_of(image) for image in images])
+        if images[0].dtype != self.table.dtype:
+            self.table = ImageTable(self.table.entries, images[0].dtype)
+        at = torch.from_numpy(slots).long().to(self.device)
+        self.table.entries[at] = entries.to(self.device)
+        self.room[at] = (entries[:, 1:3] - self.patch).float().to(self.device)
+        for slot, image in zip(slots.tolist(), images, strict=True):
+            self._sources[slot] = image
+        self._held += len(slots)
+
+    def release(self, slots: NDArray[np.int32]) -> None:
+        """Let go of the images of slots that have been read."""
+        for slot in slots.tolist():
+            self._sources[slot] = None
+        self._held -= len(slots)
+
+    def release_all(self) -> None:
+        self._sources = [None] * self.capacity
+        self._held = 0
+
+    def read(self, slots: NDArray[np.int32], steps: NDArray[np.int32]) -> Prediction:
+        """The predictions that n slots hold of the steps named; step 0: none, class -1 and NaN."""
+        at, step = (torch.from_numpy(numbers).long().to(self.device) for numbers in (slots, steps))
+        turn = (step - 1) % 2
+        taken = torch.arange(1, self.steps, device=self.device) < step[:, None]
+        none = step == 0
+        return Prediction(
+            class_id=self.label[at, turn, 0].long().masked_fill_(none, -1),
+            confidence=self.confidence[at, turn, 0].masked_fill_(none, float("nan")),
+            exit_step=step,
+            logits=self.logits[at, turn].masked_fill_(none[:, None], float("nan")),
+            origins=self.origins[at].long().masked_fill_(~taken[:, :, None], -1),
+        )

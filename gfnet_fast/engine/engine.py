@@ -1,0 +1,322 @@
+"""The engine: images in, launches of fixed shape, answers out; nothing waits for the outcome before it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gfnet_fast._scheduler import CostTable, Mode, Plan, Reason, Scheduler, Verdict
+from gfnet_fast.engine.answers import Answer, Answers, Full, PassError, singles
+from gfnet_fast.engine.arena import Arena
+from gfnet_fast.engine.prepare import check_dtype, compiling
+from gfnet_fast.engine.stages import Stages, measure, widths_of
+from gfnet_fast.engine.transfer import Outcome, Transfer
+from gfnet_fast.errors import InputError
+from gfnet_fast.model.gfnet import GFNet
+from gfnet_fast.results import Prediction
+
+BUCKETS = (1, 8, 64)
+FAR = 1e9  # seconds: the deadline of an image that has none
+Images = Tensor | Sequence[Tensor]
+
+
+class Flight(NamedTuple):
+    """A launch whose outcome has not come back yet."""
+
+    plan: Plan
+    outcome: Outcome
+
+
+class Engine:
+    """Runs a GFNet so that images at different steps share batches; used by one thread at a time.
+
+    Parameters
+    ----------
+    model : GFNet
+        In evaluation mode, float32, on the device to run on. It is copied.
+    dtype : float32 or bfloat16
+        What encoders, GRUs and hidden layers compute in. Logits, exits and origins are float32 always.
+    mode : "throughput", "latency" or "deadline"
+        See docs/scheduler.md. In deadline mode an image has `allowed` seconds from its submission.
+    buckets : increasing batch sizes that both stages are prepared for
+    capacity : images in flight at most; three times the largest bucket without it
+    invariance : "margin" or "batch"
+        With "batch" every launch has the shape of the largest bucket, and an image's answer is the same to
+        the bit whatever is in its batch.
+    compile : whether to compile every bucket, which takes minutes for a large network
+    layout : torch.contiguous_format or torch.channels_last
+        Of the encoders; the one that is faster here without it.
+    costs : CostTable, optional
+        Seconds of a launch by stage and bucket; measured here without it.
+    in_flight : launches whose outcomes may be outstanding; 2 on a GPU and 1 on a CPU without it
+    clock : seconds, never going back
+
+    Raises
+    ------
+    DeviceError
+        Where the device does not compute in `dtype`.
+    """
+
+    def __init__(
+        self,
+        model: GFNet,
+        *,
+        dtype: torch.dtype = torch.float32,
+        mode: Literal["throughput", "latency", "deadline"] = "throughput",
+        buckets: Sequence[int] = BUCKETS,
+        capacity: int | None = None,
+        invariance: Literal["margin", "batch"] = "margin",
+        compile: bool = False,
+        layout: torch.memory_format | None = None,
+        costs: CostTable | None = None,
+        in_flight: int | None = None,
+        allowed: float = FAR,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        device = model.device
+        check_dtype(dtype, device)
+        if list(buckets) != sorted(set(buckets)) or not buckets or buckets[0] < 1:
+            raise InputError(f"buckets: expected increasing batch sizes of at least 1, got {list(buckets)}")
+        fixed = invariance == "batch"
+        self.config, self.mode, self.allowed = model.config, Mode[mode.upper()], allowed
+        self.buckets = tuple(buckets[-1:] if fixed else buckets)
+        self.in_flight = in_flight or (2 if device.type == "cuda" else 1)
+        self.capacity = capacity or (self.in_flight + 2) * self.buckets[-1]
+        self.arena = Arena(
+            self.capacity,
+            patch=self.config.patch_size,
+            steps=self.config.steps,
+            classes=self.config.classes,
+            widths=widths_of(model),
+            dtype=dtype,
+            device=device,
+        )
+        with torch.no_grad(), compiling():
+            self.stages = Stages(
+                model,
+                self.arena,
+                self.buckets[-1],
+                dtype=dtype,
+                compile=compile,
+                fixed=fixed,
+                layout=layout,
+            )
+            if compile or costs is None:
+                measured = measure(self.stages, self.buckets)
+        self.costs = measured if costs is None else costs
+        self._clock = clock
+        self._transfer = Transfer(device, self.buckets[-1], self.in_flight)
+        self._tickets = np.zeros(self.capacity, np.int64)
+        self._next = 0
+        self._max_steps = self.config.steps
+        self.thresholds = model.default_thresholds()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images, in flight and answered; nothing of them stays behind."""
+        self._flights: deque[Flight] = deque()
+        self._done: list[Answers] = []
+        self._errors: dict[int, str] = {}
+        self.arena.release_all()
+        self.scheduler = Scheduler(
+            self.costs,
+            capacity=self.capacity,
+            steps=self.config.steps,
+            mode=self.mode,
+            in_flight=self.in_flight,
+        )
+        self.scheduler.set_max_steps(self._max_steps)
+
+    @property
+    def thresholds(self) -> Tensor:
+        """float32 ``[T]``; launches planned from now on use what is set here."""
+        return self._thresholds.clone()
+
+    @thresholds.setter
+    def thresholds(self, row: Tensor) -> None:
+        if tuple(row.shape) != (self.config.steps,):
+            raise InputError(f"thresholds: expected [{self.config.steps}], got {list(row.shape)}")
+        self._thresholds = row.detach().to("cpu", torch.float32, copy=True)
+        self.arena.thresholds.copy_(self._thresholds)
+
+    @property
+    def max_steps(self) -> int:
+        """No image takes a step beyond this one, from now on."""
+        return self._max_steps
+
+    @max_steps.setter
+    def max_steps(self, steps: int) -> None:
+        if not 1 <= steps <= self.config.steps:
+            raise InputError(f"max_steps: expected 1..{self.config.steps}, got {steps}")
+        self.scheduler.set_max_steps(steps)
+        self._max_steps = steps
+
+    @torch.no_grad()
+    def step(self) -> Verdict:
+        """Plan, run, complete, collect: one launch at most. Tells what the plan was."""
+        plan = self.scheduler.plan(self._clock())
+        if plan.verdict is Verdict.LAUNCH:
+            self._run(plan)
+        self._complete(wait=plan.verdict is Verdict.WAIT)
+        self._collect()
+        return plan.verdict
+
+    def _run(self, plan: Plan) -> None:
+        try:
+            exited = self.stages.run(plan.stage, *self._transfer.down(plan))
+            self._flights.append(Flight(plan, self._transfer.up(exited)))
+        except BaseException as error:
+            self.scheduler.fail(plan.id, self._clock())
+            if not isinstance(error, Exception):
+                raise
+            for slot in plan.slots[: plan.count].tolist():
+                self._errors[slot] = f"{type(error).__name__}: {error}"
+
+    def _complete(self, wait: bool) -> None:
+        while self._flights and (wait or self._flights[0].outcome.ready()):
+            plan, outcome = self._flights.popleft()
+            self.scheduler.complete(plan.id, outcome.wait()[: plan.count].numpy(), self._clock())
+            wait = False
+
+    def _collect(self) -> None:
+        left = self.scheduler.collect()
+        if not len(left):
+            return
+        tickets = self._tickets[left.slots]
+        reasons = [Reason(reason) for reason in left.reasons.tolist()]
+        found = [self._errors.pop(slot, "") for slot in left.slots.tolist()]
+        rows = zip(tickets.tolist(), found, reasons, strict=True)
+        errors = {ticket: error for ticket, error, reason in rows if reason is Reason.ERROR}
+        prediction = self.arena.read(left.slots, left.steps)
+        self._done.append(Answers(tickets, prediction, reasons, errors))
+        self.arena.release(left.slots)
+
+    def collect(self) -> list[Answers]:
+        """What has left since the last call; computes nothing."""
+        done, self._done = self._done, []
+        return done
+
+    def submit(self, images: Images, *, wait: bool = True) -> range:
+        """Take images in; their tickets. They must stay unchanged until they have left.
+
+        With `wait` it takes steps until all have found room; without, it raises Full and takes none.
+        Answers wait in memory until they are collected.
+
+        Parameters
+        ----------
+        images : uint8 ``[n, H, W, 3]`` or ``[n, 3, H, W]``, normalised floats, or a list of single images,
+            whose sizes may differ. All in flight have one dtype.
+        """
+        self.arena.check(images)
+        if not wait and (free := self.scheduler.occupancy().free) < len(images):
+            raise Full(
+                f"submit: expected at most {free} images, got {len(images)}; wait, or take steps first"
+            )
+        first = self._next
+        while (taken := self._next - first) < len(images):
+            if not self._admit(images[taken:]):
+                self._make_room()
+        return range(first, self._next)
+
+    def _admit(self, images: Images) -> int:
+        now = self._clock()
+        deadlines = [now + self.allowed] * len(images) if self.mode is Mode.DEADLINE else None
+        slots = self.scheduler.admit(len(images), now, deadlines)
+        if len(slots):
+            self.arena.put(slots, images[: len(slots)])
+            self._tickets[slots] = np.arange(self._next, self._next + len(slots))
+            self._next += len(slots)
+        return len(slots)
+
+    def _make_room(self) -> None:
+        """Take a step; where only more images could fill a batch, let it be padded."""
+        if self.step() is Verdict.STARVED:
+            self.scheduler.close()
+            self.step()
+            self.scheduler.open()
+
+    def drain(self) -> None:
+        """Take steps until every image has left."""
+        self.scheduler.close()
+        while self.step() is not Verdict.DONE:
+            pass
+        self.scheduler.open()
+
+    def predict(self, images: Images, thresholds: Tensor | None = None) -> Prediction:
+        """Predictions in the order of `images`, as for :meth:`submit`; `thresholds` ``[T]`` are kept.
+
+        Raises PassError, with the other images' predictions, where some could not be computed.
+        """
+        if thresholds is not None:
+            self.thresholds = thresholds
+        self._expect_idle()
+        first, count, errors = self._next, len(images), dict[int, str]()
+        out: Prediction | None = None
+        try:
+            for answers in self._feed(images):
+                prediction = answers.prediction
+                if out is None:
+                    out = Prediction(*(t.new_empty(count, *t.shape[1:]) for t in prediction))
+                rows = torch.from_numpy(answers.tickets - first).to(self.arena.device)
+                for column, values in zip(out, prediction, strict=True):
+                    column[rows] = values
+                errors |= {ticket - first: error for ticket, error in answers.errors.items()}
+        except BaseException:
+            self.reset()
+            raise
+        if out is None:
+            raise InputError("images: expected at least one, got none")
+        if errors:
+            raise PassError(dict(sorted(errors.items())), out)
+        return out
+
+    def _feed(self, images: Images) -> Iterator[Answers]:
+        """All images through the engine, answers as they come."""
+        for begin in range(0, len(images), self.capacity):
+            self.submit(images[begin : begin + self.capacity])
+            yield from self.collect()
+        self.drain()
+        yield from self.collect()
+
+    def stream(self, images: Iterable[Tensor]) -> Iterator[Answer]:
+        """Answers in the order of single images, in memory that does not grow with their number.
+
+        When the consumer stops, or the iterable raises, nothing of the images stays behind. In latency mode
+        an image is answered before the next one is asked for.
+        """
+        self._expect_idle()
+        first, window = self._next, self.capacity * self.config.steps
+        source, ready, ended = iter(images), dict[int, Answer](), False
+        try:
+            while not ended or first < self._next:
+                room = min(self.scheduler.occupancy().free, window - (self._next - first))
+                wanted = 0 if ended else min(room, 1 if self.mode is Mode.LATENCY else room)
+                batch = list(islice(source, wanted))
+                ended = ended or len(batch) < wanted
+                if batch:
+                    self.submit(batch)
+                if ended or self.mode is Mode.LATENCY:
+                    self.drain()
+                else:
+                    self._make_room()
+                ready.update(
+                    (answer.ticket, answer) for answers in self.collect() for answer in singles(answers)
+                )
+                while first in ready:
+                    yield ready.pop(first)
+                    first += 1
+        finally:
+            self.reset()
+
+    def _expect_idle(self) -> None:
+        if self._done or self.scheduler.occupancy().free < self.capacity:
+            raise InputError(
+                "engine: expected no images in flight and no answers left, got some; drain and collect first"
+            )

@@ -1,0 +1,58 @@
+"""What the engine's tests share: engines without a measurement, and comparison with the trace."""
+
+import torch
+
+from gfnet_fast._scheduler import CostTable
+from gfnet_fast.engine.engine import Engine
+from tests.conftest import expected_exits
+
+MODES = ("throughput", "latency", "deadline")
+
+
+def affine(buckets, fixed=1e-3, per_row=1e-4):
+    rows = [(bucket, fixed + per_row * bucket) for bucket in buckets]
+    return CostTable(rows, rows)
+
+
+def engine_of(model, buckets=(1, 4), **options):
+    options = {"costs": affine(buckets), "layout": torch.channels_last, **options}
+    return Engine(model, buckets=buckets, **options)
+
+
+class FakeClock:
+    """Moves on by `tick` seconds each time that it is read."""
+
+    def __init__(self, tick=0.0):
+        self.now, self.tick = 0.0, tick
+
+    def __call__(self):
+        self.now += self.tick
+        return self.now
+
+
+def assert_as_trace(model, images, thresholds, out):
+    label, step, origins = expected_exits(model, images, thresholds)
+    assert torch.equal(out.exit_step, step)
+    assert torch.equal(out.class_id, label)
+    assert torch.equal(out.origins, origins)
+
+
+def assert_on_trace(model, images, out):
+    """Wherever images left: the class and the crops are those of the trace at that step."""
+    trace = model.trace(model.normalise(images))
+    label, rows = trace.logits.argmax(-1), torch.arange(len(images))
+    assert (out.exit_step >= 1).all()
+    assert torch.equal(out.class_id, label[out.exit_step - 1, rows])
+    torch.testing.assert_close(out.logits, trace.logits[out.exit_step - 1, rows], rtol=1e-3, atol=1e-3)
+    taken = torch.arange(2, model.config.steps + 1) <= out.exit_step[:, None]
+    expected = trace.origins.permute(1, 0, 2).masked_fill(~taken[:, :, None], -1)
+    assert torch.equal(out.origins, expected)
+
+
+def in_order(engine, count):
+    """All answers of `count` images submitted from ticket 0 on, in the order of their tickets."""
+    answers = list(engine.collect())
+    tickets = torch.cat([torch.from_numpy(a.tickets) for a in answers])
+    assert sorted(tickets.tolist()) == list(range(count)), "nothing lost, nothing twice"
+    columns = zip(*(a.prediction for a in answers), strict=True)
+    return type(answers[0].prediction)(*(torch.cat(column)[tickets.argsort()] for column in columns))
