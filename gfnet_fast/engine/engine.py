@@ -87,6 +87,9 @@ class Engine:
         fixed = invariance == "batch"
         self.config, self.mode, self.allowed = model.config, Mode[mode.upper()], allowed
         self.buckets = tuple(buckets[-1:] if fixed else buckets)
+        for table in (costs.glance, costs.focus) if costs else ():
+            if (given := tuple(rows for rows, _ in table)) != self.buckets:
+                raise InputError(f"costs: expected buckets {self.buckets}, got {given}")
         self.in_flight = in_flight or (2 if device.type == "cuda" else 1)
         self.capacity = capacity or (self.in_flight + 2) * self.buckets[-1]
         self.arena = Arena(

@@ -15,7 +15,8 @@ def affine(buckets, fixed=1e-3, per_row=1e-4):
 
 
 def engine_of(model, buckets=(1, 4), **options):
-    options = {"costs": affine(buckets), "layout": torch.channels_last, **options}
+    costs = affine(buckets[-1:] if "invariance" in options else buckets)
+    options = {"costs": costs, "layout": torch.channels_last, **options}
     return Engine(model, buckets=buckets, **options)
 
 

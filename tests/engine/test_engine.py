@@ -10,6 +10,7 @@ from tests.conftest import expected_exits, random_images, tiny_model
 from tests.engine.engine_helpers import (
     MODES,
     FakeClock,
+    affine,
     assert_as_trace,
     assert_on_trace,
     engine_of,
@@ -244,6 +245,8 @@ def test_compiled_stages_equal_the_trace():
 def test_bad_arguments_say_what_was_expected(tiny):
     with pytest.raises(InputError, match="increasing"):
         engine_of(tiny, (4, 1))
+    with pytest.raises(InputError, match=r"buckets \(1, 4\), got \(1, 8\)"):
+        engine_of(tiny, costs=affine((1, 8)))
     engine = engine_of(tiny)
     image = random_images(1, 80)
     with pytest.raises(InputError, match=r"\[4\], got \[3\]"):
