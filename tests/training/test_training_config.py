@@ -1,0 +1,83 @@
+"""Hyper-parameters: the published ones by family, overrides, refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from gfnet_fast.config import RELEASED
+from gfnet_fast.errors import InputError
+from gfnet_fast.training.config import TrainConfig, family_config
+
+RESNET = (0.01, 1e-4, 1, 60, True)
+REGNET = (0.02, 5e-5, 1, 60, True)
+EFFICIENTNET = (0.005, 1e-4, 5, 30, False)
+MOBILENET = (0.005, 1e-4, 5, 90, False)
+# backbone lr, weight decay, auxiliary weight, epochs of stages 1 and 3, whether the global encoder is trained
+PUBLISHED = {
+    "timm/resnet50": RESNET,
+    "timm/densenet121": RESNET,
+    "timm/densenet169": RESNET,
+    "timm/densenet201": RESNET,
+    "timm/regnety_006": REGNET,
+    "timm/regnety_008": REGNET,
+    "timm/regnety_016": REGNET,
+    "timm/efficientnet_b2": EFFICIENTNET,
+    "timm/efficientnet_b3": EFFICIENTNET,
+    "timm/mobilenetv3_large_100": MOBILENET,
+    "timm/mobilenetv3_large_125": MOBILENET,
+    # The same families under other names, and backbones without a published recipe.
+    "timm/tf_efficientnet_b0": EFFICIENTNET,
+    "torchvision/efficientnet_b1": EFFICIENTNET,
+    "torchvision/mobilenet_v3_small": MOBILENET,
+    "torchvision/regnet_y_400mf": REGNET,
+    "torchvision/shufflenet_v2_x1_0": RESNET,
+    "torchvision/mobilenet_v2": RESNET,
+    "mine": RESNET,
+}
+
+
+def test_every_released_backbone_is_in_the_table():
+    assert {config.backbone for config in RELEASED} <= set(PUBLISHED)
+
+
+@pytest.mark.parametrize("backbone", PUBLISHED)
+def test_published_by_family(backbone):
+    config = family_config(backbone)
+    rate, decay, auxiliary, epochs, train_global = PUBLISHED[backbone]
+    assert config.backbone_lr == rate
+    assert config.weight_decay == decay
+    assert config.auxiliary == auxiliary
+    assert config.epochs == (0, epochs, 15, epochs)
+    assert config.train_global is train_global
+    # The same for all.
+    assert config.classifier_lr == (0.1, 0.01)
+    assert (config.momentum, config.batch) == (0.9, 256)
+    assert (config.policy_lr, config.gamma, config.clip, config.ppo_epochs) == (3e-4, 0.7, 0.2, 1)
+    assert (config.action_std, config.value_weight, config.entropy_weight) == (0.1, 0.5, 0.01)
+    assert config.reward == "difference"
+
+
+def test_overrides_leave_the_rest_and_the_table():
+    config = family_config("timm/efficientnet_b2", epochs=(1, 2, 3, 4), gamma=0.9)
+    assert (config.epochs, config.gamma) == ((1, 2, 3, 4), 0.9)
+    assert (config.auxiliary, config.train_global) == (5, False)
+    assert family_config("timm/efficientnet_b2").epochs == (0, 30, 15, 30)
+    with pytest.raises(TypeError, match="learning_rate"):
+        family_config("timm/resnet50", learning_rate=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": (1, 2, 3)}, r"epochs: expected four numbers of at least 0.*\(1, 2, 3\)"),
+        ({"epochs": (0, -1, 1, 1)}, "epochs: expected four numbers"),
+        ({"batch": 1}, "batch: expected at least 2.*got 1"),
+        ({"reward": "confidence"}, "reward: expected 'difference' or 'contrast', got 'confidence'"),
+        ({"ppo_epochs": 0}, "ppo_epochs: expected at least 1, got 0"),
+        ({"action_std": 0.0}, "action_std: expected more than 0"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_refusals(change, message):
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**change)
