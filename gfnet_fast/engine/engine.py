@@ -15,6 +15,7 @@ from torch import Tensor
 from gfnet_fast._scheduler import CostTable, Mode, Plan, Reason, Scheduler, Verdict
 from gfnet_fast.engine.answers import Answer, Answers, Full, PassError, singles
 from gfnet_fast.engine.arena import Arena
+from gfnet_fast.engine.graphs import Graphs
 from gfnet_fast.engine.prepare import check_dtype, compiling
 from gfnet_fast.engine.stages import Stages, measure, widths_of
 from gfnet_fast.engine.transfer import Outcome, Transfer
@@ -84,7 +85,7 @@ class Engine:
         check_dtype(dtype, device)
         if list(buckets) != sorted(set(buckets)) or not buckets or buckets[0] < 1:
             raise InputError(f"buckets: expected increasing batch sizes of at least 1, got {list(buckets)}")
-        fixed = invariance == "batch"
+        fixed, captured = invariance == "batch", device.type == "cuda"
         self.config, self.mode, self.allowed = model.config, Mode[mode.upper()], allowed
         self.buckets = tuple(buckets[-1:] if fixed else buckets)
         for table in (costs.glance, costs.focus) if costs else ():
@@ -108,11 +109,12 @@ class Engine:
                 self.buckets[-1],
                 dtype=dtype,
                 compile=compile,
-                fixed=fixed,
+                fixed=fixed or captured,
                 layout=layout,
             )
+            self._graphs = Graphs(self.stages, self.buckets) if captured else None
             if compile or costs is None:
-                measured = measure(self.stages, self.buckets)
+                measured = measure(self.stages, self.buckets, (self._graphs or self.stages).run)
         self.costs = measured if costs is None else costs
         self._clock = clock
         self._transfer = Transfer(device, self.buckets[-1], self.in_flight)
@@ -173,7 +175,8 @@ class Engine:
 
     def _run(self, plan: Plan) -> None:
         try:
-            exited = self.stages.run(plan.stage, *self._transfer.down(plan))
+            run = (self._graphs or self.stages).run
+            exited = run(plan.stage, *self._transfer.down(plan))
             self._flights.append(Flight(plan, self._transfer.up(exited)))
         except BaseException as error:
             self.scheduler.fail(plan.id, self._clock())

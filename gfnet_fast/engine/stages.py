@@ -27,6 +27,8 @@ from gfnet_fast.engine.prepare import Prepared, best_time, compiled
 from gfnet_fast.model.classifiers import CascadedClassifier, RecurrentClassifier
 from gfnet_fast.model.gfnet import GFNet
 
+Run = Callable[[Stage, Tensor, Tensor], Tensor]
+
 
 class RecurrentRows(nn.Module):
     """The recurrent classifier on rows at any steps. It keeps its hidden state; logits are float32."""
@@ -223,8 +225,11 @@ def widths_of(model: GFNet) -> tuple[int, int, int]:
     return torch.Size(model.map_shape).numel(), c.policy_width, memory
 
 
-def measure(stages: Stages, buckets: Sequence[int]) -> CostTable:
-    """Seconds of each stage at each bucket, largest first, on blank images in an arena that holds none."""
+def measure(stages: Stages, buckets: Sequence[int], run: Run) -> CostTable:
+    """Seconds of each stage at each bucket, largest first, on blank images in an arena that holds none.
+
+    `run` is `stages.run`, or what does the same.
+    """
     arena, size = stages.arena, stages.config.image_size
     rows = min(arena.capacity, buckets[-1])
     blank = torch.zeros(size, size, 3, dtype=torch.uint8, device=arena.device).expand(rows, -1, -1, -1)
@@ -235,7 +240,7 @@ def measure(stages: Stages, buckets: Sequence[int]) -> CostTable:
             slots = torch.arange(bucket, dtype=torch.int32, device=arena.device)
             slots[rows:] = -1
             steps = torch.full_like(slots, 1 if stage is Stage.GLANCE else 2)
-            run = partial(stages.run, stage, slots, steps)
-            table.insert(0, (bucket, best_time(run, arena.device)))
+            seconds = best_time(partial(run, stage, slots, steps), arena.device)
+            table.insert(0, (bucket, seconds))
     arena.release_all()
     return CostTable(costs[Stage.GLANCE], costs[Stage.FOCUS])
