@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+PLAIN = (Tensor, torch.nn.Parameter)
 
 _LIBRARY = torch.library.Library("gfnet_kernels", "DEF")
 _debug = os.environ.get("GFNET_KERNELS_DEBUG", "0") == "1"
@@ -26,7 +27,10 @@ def set_debug(on: bool) -> bool:
 
 
 def register(name: str, arguments: str, *, cpu: Callable, cuda: Callable, values: Callable) -> Callable:
-    """Define an op that writes into its caller's buffers, and return its dispatcher entry.
+    """Define an op that writes into its caller's buffers, and return what calls it.
+
+    The call goes through torch's dispatcher, except on the CPU where nobody would see it pass: there the
+    dispatcher takes longer than many a small op.
 
     Parameters
     ----------
@@ -41,7 +45,11 @@ def register(name: str, arguments: str, *, cpu: Callable, cuda: Callable, values
     def run_cpu(*args: Any) -> None:
         if _debug:
             values(*args)
-        cpu(*args)
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                cpu(*args)
+        else:
+            cpu(*args)
 
     def run_cuda(*args: Any) -> None:
         if _debug:
@@ -53,7 +61,28 @@ def register(name: str, arguments: str, *, cpu: Callable, cuda: Callable, values
     _LIBRARY.impl(name, run_cpu, "CPU")
     _LIBRARY.impl(name, run_cuda, "CUDA")
     torch.library.register_fake(f"gfnet_kernels::{name}", lambda *args: None, lib=_LIBRARY)
-    return getattr(torch.ops.gfnet_kernels, name).default
+    dispatched = getattr(torch.ops.gfnet_kernels, name).default
+
+    def call(*args: Any) -> None:
+        if _unseen(args):
+            run_cpu(*args)
+        else:
+            dispatched(*args)
+
+    return call
+
+
+def _unseen(args: tuple[Any, ...]) -> bool:
+    """Whether all tensors are plain ones on the CPU, and no compiler, trace, transform or mode looks on."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    ):
+        return False
+    return all(not isinstance(arg, Tensor) or (arg.is_cpu and type(arg) in PLAIN) for arg in args)
 
 
 def expect(ok: bool, what: str, expected: object, got: object) -> None:
@@ -70,17 +99,20 @@ def expect_tensor(
     device: torch.device,
 ) -> None:
     """Check a tensor's rank, extents (None: any), dtype and device; none of it waits for the device."""
-    got = tensor.shape
-    if len(got) != len(shape) or any(want not in (None, have) for want, have in zip(shape, got, strict=True)):
-        expect(
-            False,
-            f"{what}.shape",
-            f"({', '.join('any' if s is None else str(s) for s in shape)})",
-            tuple(got),
-        )
-    if tensor.dtype not in dtypes:
-        expect(False, f"{what}.dtype", " or ".join(map(str, dtypes)), tensor.dtype)
-    expect(tensor.device == device, f"{what}.device", device, tensor.device)
+    if tensor.dtype in dtypes and tensor.device == device and _fits(tensor.shape, shape):
+        return
+    wanted = ", ".join("any" if extent is None else str(extent) for extent in shape)
+    expect(_fits(tensor.shape, shape), f"{what}.shape", f"({wanted})", tuple(tensor.shape))
+    expect(tensor.dtype in dtypes, f"{what}.dtype", " or ".join(map(str, dtypes)), tensor.dtype)
+    expect(False, f"{what}.device", device, tensor.device)
+
+
+def _fits(got: Sequence[int], shape: tuple[int | None, ...]) -> bool:
+    """Whether rank and extents are as wanted."""
+    fits = len(got) == len(shape)
+    for have, want in zip(got, shape, strict=False):
+        fits = fits and (want is None or have == want)
+    return fits
 
 
 def expect_range(what: str, values: Tensor, low: int, high: int) -> None:
@@ -97,16 +129,22 @@ def expect_slots(slots: Tensor, count: int) -> None:
     expect(least >= -1 and most < count, "slots", f"-1..{count - 1}", f"{least}..{most}")
 
 
-def expect_pixels(mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, size: int) -> None:
-    """Check what crop and glance share."""
+def expect_pixels(
+    mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, size: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Check what crop and glance share; mean and std as plain numbers."""
+    mean, std = tuple(map(float, mean)), tuple(map(float, std))
     expect(len(mean) == 3 and len(std) == 3, "mean and std", "3 values each", (len(mean), len(std)))
-    expect(all(s != 0 for s in std), "std", "no zero", tuple(std))
+    expect(0.0 not in std, "std", "no zero", std)
     expect(dtype in FLOAT_DTYPES, "dtype", FLOAT_DTYPES, dtype)
     expect(size >= 1, "size", "at least 1", size)
+    return mean, std
 
 
 def output(out: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The caller's buffer, checked, or a new one; four dimensions mean channels-last memory."""
+    if out is None and len(shape) < 4:
+        return torch.empty(shape, dtype=dtype, device=device)
     memory = torch.channels_last if len(shape) == 4 else torch.contiguous_format
     if out is None:
         return torch.empty(shape, dtype=dtype, device=device, memory_format=memory)

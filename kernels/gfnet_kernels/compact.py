@@ -60,10 +60,14 @@ def compact_launch(
 def _compact_cpu(
     slots: Tensor, exited: Tensor, valid: Tensor | None, survivors: Tensor, count: Tensor
 ) -> None:
-    stays = slots.masked_select(live_mask(len(slots), slots, valid, slots.device) & ~exited)
-    survivors[: len(stays)] = stays
-    survivors[len(stays) :] = -1
-    count.fill_(len(stays))
+    stays = exited.logical_not()
+    if valid is not None or (len(slots) and int(slots.min()) < 0):
+        stays.logical_and_(live_mask(len(slots), slots, valid, slots.device))
+    rows = stays.nonzero().view(-1)
+    kept = rows.shape[0]
+    survivors.fill_(-1)
+    torch.index_select(slots, 0, rows, out=survivors[:kept])
+    count.fill_(kept)
 
 
 def _compact_values(
@@ -71,9 +75,10 @@ def _compact_values(
 ) -> None:
     apart = not len(slots) or survivors.data_ptr() != slots.data_ptr()
     expect(apart, "survivors", "a buffer apart from slots", "the same")
-    expect_range("slots", slots, -1, 2**31 - 1)
     if valid is not None:
         expect_range("valid", valid, 0, len(slots))
+        slots = slots[: int(valid)]
+    expect_range("slots", slots, -1, 2**31 - 1)
 
 
 _compact = register(
@@ -106,8 +111,9 @@ def compact(
     survivors, count
         int32 [n], filled up with -1, and int32 [1].
     """
-    device, rows = slots.device, len(slots)
+    device = slots.device
     expect_tensor("slots", slots, (None,), (torch.int32,), device)
+    rows = len(slots)
     expect_tensor("exited", exited, (rows,), (torch.bool,), device)
     expect(rows <= LONGEST, "slots", f"at most {LONGEST} rows", rows)
     if valid is not None:

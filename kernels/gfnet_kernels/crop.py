@@ -27,7 +27,7 @@ from gfnet_kernels.images import (
     open_image,
     open_images,
 )
-from gfnet_kernels.pixels import Rows, batches, flatten, live_rows, normalise_lines, store, windows
+from gfnet_kernels.pixels import Rows, batches, flatten, live_rows, normalise_lines, scratch, store, windows
 
 ROWS, COLUMNS, WARPS = 16, 128, 4
 REGISTERS = 56
@@ -99,7 +99,7 @@ def _crop_cpu(
 
     def write(pixels: Tensor, written: Rows) -> None:
         direct = out.dtype == torch.float32 and isinstance(written, slice)
-        values = to[written] if direct else torch.empty(len(pixels), size, size, 3)
+        values = to[written] if direct else scratch(len(pixels), size, size, 3)
         values.copy_(pixels.permute(0, 2, 3, 1))
         normalise_lines(values, pixels.dtype == torch.uint8, mean, std)
         if not direct:
@@ -194,9 +194,9 @@ def crop(
         image in a table, on the CPU always and on a GPU under `set_debug`.
     """
     source, table = open_images(images, layout)
-    count = len(slots)
-    expect_pixels(mean, std, dtype, size)
+    mean, std = expect_pixels(mean, std, dtype, size)
     expect_tensor("slots", slots, (None,), (torch.int32,), source.device)
+    count = len(slots)
     expect_tensor("origins", origins, (len(source) if by_slot else count, 2), (torch.int32,), source.device)
     if table is None:
         expect(size <= min(source.shape[2:]), "size", f"at most the image's {tuple(source.shape[2:])}", size)

@@ -14,15 +14,18 @@ With logits [[4, 0], [4, 0], [nan, 0]], step [1, 2, 1] and thresholds [.99, .9, 
 [.982, .982, nan], label [0, 0, -1], exited [False, True, False].
 """
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from gfnet_kernels._library import FLOAT_DTYPES, expect, expect_range, expect_tensor, output, register
+from gfnet_kernels.pixels import steps
 
-WIDEST = 65536
-REGISTERS = 40
+WIDEST = 32768  # the row lies in one program's registers; twice as many would spill
+REGISTERS, REGISTERS_WIDE = 40, 64  # up to 16,384 classes, and beyond
 
 Exits = tuple[Tensor, Tensor, Tensor]
 
@@ -68,7 +71,7 @@ def exits_launch(
         exits_kernel[(rows,)](
             logits, step, thresholds, slots, valid, confidence, label, exited,
             K=classes, STRIDE=logits.stride(0), STEPS=len(thresholds), BY_SLOT=by_slot, BLOCK=block,
-            num_warps=min(max(block // 256, 1), 16), enable_fp_fusion=True,
+            num_warps=min(max(block // 256, 1), 32), enable_fp_fusion=True,
         )  # fmt: skip
 
 
@@ -80,18 +83,25 @@ def live_mask(rows: int, slots: Tensor | None, valid: Tensor | None, device: tor
     return live if slots is None else live & (slots >= 0)
 
 
+@lru_cache(maxsize=16)
+def _block_width(columns: int) -> int:
+    """Largest divisor of a row up to 128, a multiple of four where there is one: those vectorise."""
+    return max(
+        (w for w in range(1, min(columns, 128) + 1) if columns % w == 0), key=lambda w: (w % 4 == 0, w)
+    )
+
+
 def _first_largest(values: Tensor) -> Tensor:
     """Argmax of each row, looked for only in the block of columns that holds the largest value.
 
-    torch's argmax takes 1.7 ms for 1,024 x 1,000 on a core, amax over blocks of 100 0.2 ms: lengths that are
-    multiples of four vectorise.
+    torch's argmax takes 1.7 ms for 1,024 x 1,000 on a core, amax over blocks of 100 0.2 ms.
     """
-    columns = values.shape[1]
-    widths = [w for w in range(1, min(columns, 128) + 1) if columns % w == 0]
-    width = max(widths, key=lambda w: (w % 4 == 0, w))
-    blocks = values.unflatten(1, (-1, width))
-    block = blocks.amax(2).argmax(1)
-    return block * width + blocks[torch.arange(len(values)), block].argmax(1)
+    rows, columns = values.shape
+    width = _block_width(columns)
+    across = columns // width
+    blocks = values.reshape(-1, width)
+    block = blocks.amax(1).view(rows, across).argmax(1)
+    return blocks.index_select(0, steps(rows, across) + block).argmax(1).add_(block, alpha=width)
 
 
 def _exits_cpu(
@@ -100,16 +110,21 @@ def _exits_cpu(
 ) -> None:  # fmt: skip
     if not len(logits):
         return
+    live = None
+    if valid is not None or (slots is not None and int(slots.min()) < 0):
+        live = live_mask(len(logits), slots, valid, logits.device)
+    if by_slot and slots is not None:
+        step = step.index_select(0, slots if live is None else slots.where(live, 0))
+    last = len(thresholds)
+    bar = thresholds.index_select(0, step.sub(1).clamp_(0, last - 1))
+
     values = logits.float()
     best = _first_largest(values)
-    confidence.copy_(values.softmax(1).gather(1, best[:, None])[:, 0])
-    label.copy_(best).masked_fill_(confidence.isnan(), -1)
-    if by_slot and slots is not None:
-        step = step.index_select(0, slots.clamp(min=0))
-    torch.ge(confidence, thresholds.index_select(0, (step - 1).clamp_(0, len(thresholds) - 1)), out=exited)
-    exited.logical_or_(step >= len(thresholds))
-    if slots is not None or valid is not None:
-        padded = ~live_mask(len(logits), slots, valid, logits.device)
+    torch.gather(values.softmax(1), 1, best.view(-1, 1), out=confidence.view(-1, 1))
+    label.copy_(best).masked_fill_(confidence.ne(confidence), -1)
+    torch.ge(confidence, bar, out=exited).logical_or_(step >= last)
+    if live is not None:
+        padded = live.logical_not_()
         confidence.masked_fill_(padded, 0)
         label.masked_fill_(padded, -1)
         exited.masked_fill_(padded, False)
@@ -119,14 +134,16 @@ def _exits_values(
     logits: Tensor, step: Tensor, thresholds: Tensor, slots: Tensor | None, valid: Tensor | None,
     by_slot: bool, confidence: Tensor, label: Tensor, exited: Tensor,
 ) -> None:  # fmt: skip
-    if slots is not None:
-        expect_range("slots", slots, -1, len(step) - 1 if by_slot else 2**31 - 1)
+    rows = len(logits)
     if valid is not None:
-        expect_range("valid", valid, 0, len(logits))
-    live = live_mask(len(logits), slots, valid, logits.device)
-    if by_slot and slots is not None:
-        step = step.index_select(0, slots.clamp(min=0).long())
-    expect_range("step", step[: len(live)][live], 1, len(thresholds))
+        expect_range("valid", valid, 0, rows)
+        rows = int(valid)
+    if slots is not None:
+        slots = slots[:rows]
+        expect_range("slots", slots, -1, len(step) - 1 if by_slot else 2**31 - 1)
+        live = slots >= 0
+        step = step[slots[live].long()] if by_slot else step[:rows][live]
+    expect_range("step", step[:rows], 1, len(thresholds))
 
 
 _exits = register(
@@ -148,7 +165,7 @@ def exits(
     Parameters
     ----------
     logits
-        [n, K] float32, float16 or bfloat16, K at most 65,536.
+        [n, K] float32, float16 or bfloat16, K at most 32,768.
     step
         int32 [n]: steps taken so far, 1..T; with `by_slot` [slots], read at the row's slot.
     thresholds
@@ -164,8 +181,9 @@ def exits(
         float32, int32 and bool [n]. A row whose softmax is not a number has confidence NaN and label -1, and
         leaves at step T only. Padded rows hold 0, -1 and False.
     """
-    device, rows = logits.device, len(logits)
+    device = logits.device
     expect_tensor("logits", logits, (None, None), FLOAT_DTYPES, device)
+    rows = len(logits)
     expect(1 <= logits.shape[1] <= WIDEST, "classes", f"1..{WIDEST}", logits.shape[1])
     expect(by_slot is False or slots is not None, "by_slot", "slots with it", None)
     expect_tensor("step", step, (None if by_slot else rows,), (torch.int32,), device)
@@ -192,14 +210,13 @@ def exits_reference(
     valid: Tensor | None = None, by_slot: bool = False, out: Exits | None = None,
 ) -> Exits:  # fmt: skip
     """Same as `exits`, through the softmax."""
-    rows = torch.arange(len(logits), device=logits.device)
-    at = step[slots.clamp(min=0).long()] if by_slot and slots is not None else step
+    live = live_mask(len(logits), slots, valid, logits.device)
+    at = step[slots.where(live, 0).long()] if by_slot and slots is not None else step
     confidence, _ = logits.float().softmax(1).max(1)
     label = torch.where(confidence.isnan(), -1, logits.float().argmax(1)).int()
     exited = (confidence >= thresholds[(at - 1).clamp(0, len(thresholds) - 1).long()]) | (
         at >= len(thresholds)
     )
-    live = live_mask(len(rows), slots, valid, logits.device)
     results = (confidence.where(live, 0.0), label.where(live, -1), exited & live)
     return (
         results

@@ -35,7 +35,7 @@ from gfnet_kernels.images import (
     open_image,
     open_images,
 )
-from gfnet_kernels.pixels import Rows, batches, flatten, live_rows, normalise_planes, store, windows
+from gfnet_kernels.pixels import Rows, batches, flatten, live_rows, normalise_planes, scratch, store, windows
 
 ROWS, COLUMNS, WARPS = 16, 64, 4
 REGISTERS = 96
@@ -141,7 +141,7 @@ def _glance_cpu(
     size = tuple(out.shape[2:])
 
     def write(pixels: Tensor, written: Rows) -> None:
-        values = torch.empty(pixels.shape).copy_(pixels)
+        values = scratch(*pixels.shape).copy_(pixels)
         normalise_planes(values, pixels.dtype == torch.uint8, mean, std)
         store(out, written, F.interpolate(values, size=size, mode=filter, align_corners=True))
 
@@ -209,7 +209,7 @@ def glance(
     """
     source, table = open_images(images, layout)
     expect(filter in TAPS, "filter", " or ".join(TAPS), filter)
-    expect_pixels(mean, std, dtype, size)
+    mean, std = expect_pixels(mean, std, dtype, size)
     expect_tensor("slots", slots, (None,), (torch.int32,), source.device)
     out = output(out, (len(slots), 3, size, size), dtype, source.device)
     _glance(source, slots.contiguous(), out, filter, mean, std, table)

@@ -118,9 +118,8 @@ def normalised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
     """Float32 of [..., 3, H, W] pixels: uint8 over 255, then minus mean, over std."""
     values = pixels.float().div(255) if pixels.dtype == torch.uint8 else pixels.float()
     shape = (3, 1, 1)
-    return (values - torch.tensor(mean, device=pixels.device).view(shape)) / torch.tensor(
-        std, device=pixels.device
-    ).view(shape)
+    centre, spread = (values.new_tensor(three).view(shape) for three in (mean, std))
+    return (values - centre) / spread
 
 
 def affine(mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> tuple[float, ...]:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gfnet_kernels._library import expect
+
 BLOCK = 1 << 18  # float32 values worked on at a time: 1 MB, which stays in a core's second-level cache
 
 Rows = slice | Tensor
@@ -54,9 +56,13 @@ def flatten(images: Tensor, table: torch.dtype | None, slots: Tensor) -> Flat:
         return Flat(memory, slots.long().mul_(image), (height, width, row, column, channel), None)
     fields = images.index_select(0, slots)
     address = fields[:, 0]
-    reach = (fields[:, 1:3] - 1).mul_(fields[:, 3:5]).sum(1) + 2 * fields[:, 5] + 1
-    base = int(address.min())
-    span = int((address - base + reach * table.itemsize).max())
+    astray = table.itemsize > 1 and bool((address % table.itemsize).any())
+    expect(not astray, "table's addresses", f"multiples of {table.itemsize} for {table}", "others")
+    far = fields[:, 1:4] - 1
+    far[:, 2] = 2
+    far.mul_(fields[:, 3:6])  # from the first pixel to the last along each axis; mirrored axes go backwards
+    base = int((address + far.clamp(max=0).sum(1) * table.itemsize).min())
+    span = int((address + far.clamp(min=0).sum(1) * table.itemsize).max()) + table.itemsize - base
     memory = torch.frombuffer((ctypes.c_byte * span).from_address(base), dtype=table)
     start = (address - base) // table.itemsize
     return Flat(memory, start, tuple(fields[0, 1:].tolist()), fields[:, 1:])
@@ -97,8 +103,10 @@ def windows(flat: Flat, block: Rows, start: Tensor, height: int, width: int) -> 
     if (column, stride) == (3, 1):
         view = flat.memory.as_strided((flat.memory.numel() - 3 * width + 1, 3 * width), (1, 1))
         return view.index_select(0, lines.view(-1)).view(-1, height, width, 3).permute(0, 3, 1, 2)
-    lines = lines[:, None] + channel
-    view = flat.memory.as_strided((flat.memory.numel() - (width - 1) * column, width), (1, column))
+    lines, across = lines[:, None] + channel, (width - 1) * column
+    view = flat.memory.as_strided((flat.memory.numel() - abs(across), width), (1, abs(column)))
+    if column < 0:
+        return view.index_select(0, lines.add_(across).view(-1)).view(-1, 3, height, width).flip(3)
     return view.index_select(0, lines.view(-1)).view(-1, 3, height, width)
 
 
@@ -110,10 +118,15 @@ def store(out: Tensor, rows: Rows, values: Tensor) -> None:
         out[rows] = values.to(out.dtype)
 
 
+def scratch(*shape: int) -> Tensor:
+    """Float32 on the CPU, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 @lru_cache(maxsize=64)
 def steps(count: int, stride: int) -> Tensor:
     """0, stride, 2 * stride, ..."""
-    return torch.arange(count) * stride
+    return torch.arange(count, device="cpu") * stride
 
 
 @lru_cache(maxsize=64)
@@ -121,7 +134,8 @@ def constants(mean: tuple[float, ...], std: tuple[float, ...], repeat: int) -> t
     """Mean and std as [3 * repeat] lines r, g, b, r, g, b; None where they change nothing."""
     if not any(mean) and all(s == 1 for s in std):
         return None
-    return torch.tensor(mean).repeat(repeat), torch.tensor(std).repeat(repeat)
+    centre, spread = (torch.tensor(three, dtype=torch.float32, device="cpu") for three in (mean, std))
+    return centre.repeat(repeat), spread.repeat(repeat)
 
 
 def normalise_lines(values: Tensor, integral: bool, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -131,6 +131,7 @@ _scatter = register(
 def gather(arena: Tensor, slots: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Rows of the arena at the given slots, [n, F] in the arena's type; zero where the slot is -1."""
     expect_tensor("arena", arena, (None, None), ARENA_DTYPES, arena.device)
+    expect(arena.shape[1] > 0, "arena", "at least one column", 0)
     expect(arena.stride(1) == 1, "arena", "adjacent columns", f"strides {arena.stride()}")
     expect_tensor("slots", slots, (None,), (torch.int32,), arena.device)
     out = output(out, (len(slots), arena.shape[1]), arena.dtype, arena.device)
@@ -156,6 +157,7 @@ def scatter(
     """
     stepped = step is not None
     expect_tensor("arena", arena, (None,) * (3 if stepped else 2), ARENA_DTYPES, arena.device)
+    expect(arena.shape[-1] > 0, "arena", "at least one column", 0)
     expect(arena.stride(-1) == 1, "arena", "adjacent columns", f"strides {arena.stride()}")
     expect_tensor("slots", slots, (None,), (torch.int32,), arena.device)
     expect_tensor("rows", rows, (len(slots), arena.shape[-1]), ARENA_DTYPES, arena.device)

@@ -80,33 +80,35 @@ def gru_launch(gates_in: Tensor, gates_state: Tensor, state: Tensor, slots: Tens
         )  # fmt: skip
 
 
-def _pointwise(gates_in: Tensor, gates_state: Tensor, h: Tensor | None) -> Tensor:
-    """New state [n, H] float32, in the order of torch's own cell on the CPU: equal to the bit."""
-    r_in, z_in, n_in = gates_in.float().chunk(3, -1)
-    r_back, z_back, n_back = gates_state.float().chunk(3, -1)
-    n = (r_back + r_in).sigmoid_().mul_(n_back).add_(n_in).tanh_()
-    new = n.neg() if h is None else h.float() - n
-    return new.mul_((z_back + z_in).sigmoid_()).add_(n)
+def _gru_block(gates_in: Tensor, gates_state: Tensor, state: Tensor, slots: Tensor, out: Tensor) -> None:
+    width = out.shape[1]
+    gates_in, back = gates_in.float(), gates_state.float()
+    rz = (gates_in[:, : 2 * width] + back[..., : 2 * width]).sigmoid_()
+    n = rz[:, :width].mul(back[..., 2 * width :]).add_(gates_in[:, 2 * width :])
+    # tanh(n) = 2 sigmoid(2n) - 1, within 2e-7: torch takes 44 us for 64 x 256 tanh on a core, 8 for sigmoid.
+    n = torch.rsub(n.mul_(2).sigmoid_(), -1, alpha=-2)
+    first = gates_state.ndim == 1
+    h = n.new_zeros(()).expand_as(n) if first else state.index_select(0, slots).float()
+    new = torch.lerp(n, h, rz[:, width:])
+    state.index_copy_(0, slots.long(), new.to(state.dtype))
+    out.copy_(new)
 
 
 def _gru_cpu(gates_in: Tensor, gates_state: Tensor, state: Tensor, slots: Tensor, out: Tensor) -> None:
-    rows: slice | Tensor = slice(None)
     if len(slots) and int(slots.min()) < 0:
         rows = slots >= 0
-        out[~rows] = 0
-        gates_in, slots = gates_in[rows], slots[rows]
-        gates_state = gates_state if gates_state.ndim == 1 else gates_state[rows]
-    first = gates_state.ndim == 1
-    result = torch.empty(len(slots), out.shape[1], dtype=out.dtype) if isinstance(rows, Tensor) else out
-    step = max(1, BLOCK_CPU // out.shape[1])
-    for block in (slice(a, a + step) for a in range(0, len(slots), step)):
-        at = slots[block]
-        h = None if first else state.index_select(0, at)
-        new = _pointwise(gates_in[block], gates_state if first else gates_state[block], h)
-        state.index_copy_(0, at.long(), new.to(state.dtype))
-        result[block].copy_(new)
-    if isinstance(rows, Tensor):
-        out[rows] = result
+        live = out.new_empty(int(rows.sum()), out.shape[1])
+        back = gates_state if gates_state.ndim == 1 else gates_state[rows]
+        _gru_cpu(gates_in[rows], back, state, slots[rows], live)
+        out.zero_()[rows] = live
+        return
+    step = BLOCK_CPU // out.shape[1] or 1
+    if len(slots) <= step:
+        _gru_block(gates_in, gates_state, state, slots, out)
+        return
+    for block in (slice(first, first + step) for first in range(0, len(slots), step)):
+        back = gates_state if gates_state.ndim == 1 else gates_state[block]
+        _gru_block(gates_in[block], back, state, slots[block], out[block])
 
 
 def expect_unique(slots: Tensor, count: int) -> None:
@@ -155,8 +157,9 @@ def gru_step(
     """
     device = state.device
     expect_tensor("state", state, (None, None), FLOAT_DTYPES, device)
-    rows, width = len(slots), state.shape[1]
     expect_tensor("slots", slots, (None,), (torch.int32,), device)
+    rows, width = len(slots), state.shape[1]
+    expect(width > 0, "state", "at least one column", width)
     expect_tensor("gates_in", gates_in, (rows, 3 * width), FLOAT_DTYPES, device)
     shape = (3 * width,) if gates_state.ndim == 1 else (rows, 3 * width)
     expect_tensor("gates_state", gates_state, shape, (gates_in.dtype,), device)
