@@ -5,7 +5,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,13 +29,14 @@ POINTERS = {
 
 @dataclass(frozen=True)
 class Usage:
-    """Registers a thread, bytes of stack, bytes spilled, and the widths of global accesses in bits."""
+    """Registers a thread, bytes of stack, bytes spilled, the widths of global accesses in bits, the code."""
 
     registers: int
     stack: int
     local: int
     loads: tuple[int, ...]
     stores: tuple[int, ...]
+    cubin: bytes = field(repr=False)
 
 
 class Recorder:
@@ -83,30 +84,40 @@ def compile_launch(kernel: Any, recorder: Recorder, capability: int) -> Usage:
             if value % 16 == 0:
                 attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    cubin = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["cubin"]
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm
+    usage = tool("cuobjdump", made["cubin"], "-res-usage")
+    number = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    loads, stores = (
+        tuple(width(found) for found in re.findall(rf"\b{access}\.global((?:\.[\w:]+)+)", made["ptx"]))
+        for access in ("ld", "st")
+    )
+    return Usage(number["REG"], number["STACK"], number["LOCAL"], loads, stores, made["cubin"])
+
+
+def width(modifiers: str) -> int:
+    """Bits that an access of the assembler's moves: .v4.b32 moves 128."""
+    count, bits = re.fullmatch(r".*?(?:\.v(\d))?\.[a-z]+(\d+)", modifiers).groups(default="1")  # type: ignore[union-attr]
+    return int(count) * int(bits)
+
+
+def tool(name: str, cubin: bytes, *options: str) -> str:
+    """What one of the CUDA tools that triton's wheel carries says of a cubin."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage = tool("cuobjdump", "-res-usage", file.name)
-        code = tool("nvdisasm", "-c", file.name)
-    number = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    return Usage(number["REG"], number["STACK"], number["LOCAL"], widths("LDG", code), widths("STG", code))
+        command = [TOOLS / name, *options, file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def tool(name: str, *arguments: str) -> str:
-    """Run one of the CUDA tools that triton's wheel carries."""
-    return subprocess.run([TOOLS / name, *arguments], check=True, capture_output=True, text=True).stdout
-
-
-def widths(instruction: str, code: str) -> tuple[int, ...]:
-    """Width in bits of every global load or store, in order."""
-    found = re.findall(rf"\b{instruction}((?:\.\w+)*)", code)
-    return tuple(width(modifiers.split(".")) for modifiers in found)
-
-
-def width(modifiers: list[str]) -> int:
-    """Bits that an access with these modifiers moves; 32 where none says otherwise."""
-    for name, bits in (("128", 128), ("64", 64), ("U16", 16), ("S16", 16), ("U8", 8), ("S8", 8)):
-        if name in modifiers:
-            return bits
-    return 32
+def machine_widths(cubin: bytes) -> tuple[set[int], set[int]]:
+    """Widths in bits of the machine code's global loads and stores. It takes half a second."""
+    code = tool("nvdisasm", cubin, "-c")
+    names = {"128": 128, "64": 64, "U16": 16, "S16": 16, "U8": 8, "S8": 8}
+    loads, stores = (
+        {
+            next((names[name] for name in found.split(".") if name in names), 32)
+            for found in re.findall(rf"\b{instruction}((?:\.\w+)*)", code)
+        }
+        for instruction in ("LDG", "STG")
+    )
+    return loads, stores

@@ -30,7 +30,8 @@ class Child:
         self.reports: dict[str, dict[str, str]] = {}
         environment = os.environ | {"TRITON_INTERPRET": "1", REPORT: str(self.report)}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"@{chosen}"]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        command += [f"--confcutdir={Path(__file__).parent}", f"@{chosen}"]
         self.process = subprocess.Popen(
             command,
             cwd=config.rootpath,

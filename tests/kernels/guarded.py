@@ -100,17 +100,16 @@ def program_order(reverse: bool) -> Iterator[None]:
 
 
 def every_way(run: Callable[[Guards], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Results of the kernels, equal under two poisons and both program orders, guard bands untouched."""
+    """Results of the kernels, equal in two runs that differ in poison and program order, guards untouched."""
     first: tuple[Tensor, ...] | None = None
-    for variant in (0, 1):
-        for reverse in (False, True):
-            guards = Guards(variant)
-            with kernels(), program_order(reverse):
-                results = tuple(result.clone() for result in run(guards))
-            guards.check()
-            first = results if first is None else first
-            for one, other in zip(first, results, strict=True):
-                torch.testing.assert_close(other, one, rtol=0, atol=0, equal_nan=True)
+    for variant, reverse in ((0, False), (1, True)):
+        guards = Guards(variant)
+        with kernels(), program_order(reverse):
+            results = tuple(result.clone() for result in run(guards))
+        guards.check()
+        first = results if first is None else first
+        for one, other in zip(first, results, strict=True):
+            torch.testing.assert_close(other, one, rtol=0, atol=0, equal_nan=True)
     assert first is not None
     return first
 

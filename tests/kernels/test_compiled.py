@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from compiled import Usage, compile_launch, recorded
+from compiled import Usage, compile_launch, machine_widths, recorded
 from gfnet_kernels import ImageTable, compact, crop, exits, gather, glance, gru_step, scatter
 from guarded import kernels
 from torch import Tensor
@@ -15,6 +15,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 SOURCES = (torch.uint8, *FLOATS)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SLOTS = torch.zeros(4, dtype=torch.int32)
+disassembled: set[tuple[str, int]] = set()
 
 
 def name(value: object) -> str:
@@ -22,7 +23,10 @@ def name(value: object) -> str:
 
 
 def compiled(module: str, kernel: str, card: int, call: Callable[[], object]) -> Usage:
-    """Compile what the call launches; no stack, no spills, registers within the file's budget."""
+    """Compile what the call launches; no stack, no spills, registers within the file's budget.
+
+    The widths are read off the assembler, and once for each kernel and card off the machine code too.
+    """
     owner = importlib.import_module(f"gfnet_kernels.{module}")
     original = getattr(owner, kernel)
     with kernels(), recorded(owner, kernel) as recorder:
@@ -32,7 +36,12 @@ def compiled(module: str, kernel: str, card: int, call: Callable[[], object]) ->
         f"{module} {kernel} sm_{card}: {usage.registers} registers, stores {sorted(set(usage.stores))} bits"
     )
     assert (usage.stack, usage.local) == (0, 0)
-    assert usage.registers <= owner.REGISTERS
+    assert usage.registers <= (
+        owner.REGISTERS_WIDE if recorder.keywords.get("K", 0) > 16384 else owner.REGISTERS
+    )
+    if (kernel, card) not in disassembled:
+        assert machine_widths(usage.cubin) == (set(usage.loads), set(usage.stores))
+        disassembled.add((kernel, card))
     return usage
 
 
@@ -44,9 +53,7 @@ def pictures(ragged: bool, source: torch.dtype) -> Tensor | ImageTable:
 
 # Every pair of types from a tensor; from a table every source and every target.
 PAIRS = [(source, target, False) for source in SOURCES for target in FLOATS]
-PAIRS += [(torch.uint8, target, True) for target in FLOATS] + [
-    (source, torch.bfloat16, True) for source in FLOATS
-]
+PAIRS += [(torch.uint8, torch.bfloat16, True), *((both, both, True) for both in FLOATS)]
 IMAGES = pytest.mark.parametrize(
     ("source", "target", "ragged"),
     PAIRS,
@@ -124,6 +131,14 @@ def test_exits(padding: str, dtype: torch.dtype, card: int) -> None:
 
 
 @CARDS
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+@pytest.mark.parametrize("classes", [1, 1001, 32768])
+def test_exits_of_other_widths(classes: int, dtype: torch.dtype, card: int) -> None:
+    logits = torch.zeros(4, classes, dtype=dtype)
+    compiled("exits", "exits_kernel", card, lambda: exits(logits, SLOTS + 1, torch.zeros(5)))
+
+
+@CARDS
 @pytest.mark.parametrize("rows", [1, 1024, 65536])
 @pytest.mark.parametrize("counted", [False, True], ids=["all", "counted"])
 def test_compact(counted: bool, rows: int, card: int) -> None:
@@ -134,10 +149,12 @@ def test_compact(counted: bool, rows: int, card: int) -> None:
 
 @CARDS
 @pytest.mark.parametrize("first", [False, True], ids=["later", "first"])
-@pytest.mark.parametrize("gates", FLOATS, ids=name)
-@pytest.mark.parametrize("mixed", [False, True], ids=["alike", "arena-float32"])
-def test_gru_step(mixed: bool, gates: torch.dtype, first: bool, card: int) -> None:
-    arena = torch.float32 if mixed else gates
+@pytest.mark.parametrize(
+    ("gates", "arena"),
+    [*((both, both) for both in FLOATS), (torch.float16, torch.float32), (torch.bfloat16, torch.float32)],
+    ids=name,
+)
+def test_gru_step(gates: torch.dtype, arena: torch.dtype, first: bool, card: int) -> None:
     back = torch.zeros(3072, dtype=gates) if first else torch.zeros(4, 3072, dtype=gates)
     state = torch.zeros(9, 1024, dtype=arena)
     usage = compiled(

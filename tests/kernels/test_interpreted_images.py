@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gfnet_kernels import ImageTable, crop, crop_reference, glance, glance_reference
+from gfnet_kernels import ImageTable, crop, crop_reference, entry_of, glance, glance_reference
 from guarded import Guards, assert_near, every_way, kernels
 from torch import Tensor
 
@@ -111,6 +111,25 @@ def test_crop_whole_image(layout: str) -> None:
 @pytest.mark.parametrize("layout", ["nchw", "ragged"])
 def test_crop_origins_by_slot(layout: str) -> None:
     check_crop(layout, 14, 15, 9, torch.uint8, torch.float32, by_slot=True)
+
+
+def test_mirrored_tables() -> None:
+    """Strides below zero: upside down, mirrored, and from blue to red."""
+    image, slots = pixels((14, 17, 3), torch.uint8), torch.tensor([0], dtype=torch.int32)
+    flipped, origins = image.flip((0, 1, 2))[None], torch.tensor([[3, 5]], dtype=torch.int32)
+
+    def run(guards: Guards) -> tuple[Tensor, ...]:
+        given = guards.put(image)
+        address, height, width, *strides = entry_of(given)
+        address += 13 * strides[0] + 16 * strides[1] + 2 * strides[2]
+        entries = torch.tensor([(address, height, width, *(-stride for stride in strides))])
+        table = ImageTable(guards.put(entries), torch.uint8)
+        cut = crop(table, guards.put(slots), guards.put(origins), 9, MEAN, STD, torch.float32)
+        return cut, glance(table, guards.put(slots), 6, "bicubic", MEAN, STD, torch.float32)
+
+    cut, seen = every_way(run)
+    assert_near(cut, crop_reference(flipped, slots, origins, 9, MEAN, STD, torch.float32))
+    assert_near(seen, glance_reference(flipped, slots, 6, "bicubic", MEAN, STD, torch.float32))
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=name)
