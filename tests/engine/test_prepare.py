@@ -103,6 +103,7 @@ def test_a_traced_network_and_the_prepared_copy():
     torch.testing.assert_close(half.float(), encoder(images)[1], rtol=1.6e-2, atol=1.6e-2)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_more_shapes_compile_than_the_compiler_allows_by_itself():
     layer = nn.Linear(3, 2)
