@@ -7,6 +7,7 @@ Sources: Huang et al., "Glance and Focus", NeurIPS 2020 (arXiv 2010.05300) and T
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
@@ -100,20 +101,27 @@ class GFNetConfig:
             raise CheckpointError(
                 f"patch_size: expected at most image_size {self.image_size}, got {self.patch_size}"
             )
-        if not 0 < self.crop_ratio <= 1:
+        for key in ("name", "backbone"):
+            if not isinstance(getattr(self, key), str):
+                raise CheckpointError(f"{key}: expected a string, got {getattr(self, key)!r}")
+        if not isinstance(self.backbone_args, Mapping):
+            raise CheckpointError(f"backbone_args: expected a mapping, got {self.backbone_args!r}")
+        if not isinstance(self.glance_head, bool):
+            raise CheckpointError(f"glance_head: expected true or false, got {self.glance_head!r}")
+        if not isinstance(self.crop_ratio, (int, float)) or not 0 < self.crop_ratio <= 1:
             raise CheckpointError(f"crop_ratio: expected more than 0 and at most 1, got {self.crop_ratio!r}")
         for key, choices in CHOICES.items():
             if getattr(self, key) not in choices:
                 raise CheckpointError(f"{key}: expected one of {choices}, got {getattr(self, key)!r}")
         for key in ("mean", "std"):
-            values = tuple(float(v) for v in getattr(self, key))
-            if len(values) != 3 or (key == "std" and min(values) <= 0):
+            values = _numbers(key, getattr(self, key))
+            if len(values) != 3 or not all(map(math.isfinite, values)) or (key == "std" and min(values) <= 0):
                 raise CheckpointError(f"{key}: expected three numbers (std: positive), got {values}")
             object.__setattr__(self, key, values)
         if self.classifier == "cascaded":
             object.__setattr__(self, "glance_head", True)
         if self.macs is not None:
-            object.__setattr__(self, "macs", tuple(int(m) for m in self.macs))
+            object.__setattr__(self, "macs", tuple(map(int, _numbers("macs", self.macs))))
             if len(self.macs) != self.steps or any(
                 a >= b for a, b in zip(self.macs, self.macs[1:], strict=False)
             ):
@@ -142,6 +150,13 @@ class GFNetConfig:
         if missing := sorted(required - set(values)):
             raise CheckpointError(f"config: missing fields {missing}")
         return cls(**values)
+
+
+def _numbers(key: str, values: Any) -> tuple[float, ...]:
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{key}: expected numbers, got {values!r}") from error
 
 
 def _recurrent(name: str, backbone: str, patch_size: int, **more: Any) -> GFNetConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -9,17 +10,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Protocol, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gfnet_fast.checkpoints import load
 from gfnet_fast.checkpoints.files import check_device
 from gfnet_fast.engine.eager import EagerEngine
-from gfnet_fast.errors import DeviceError, InputError
+from gfnet_fast.errors import BudgetError, DeviceError, InputError
 from gfnet_fast.exits import Budget, resolve
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.results import Prediction, Result
-from gfnet_fast.sources import Source, check_batch, describe, expand, names_many, read_image
+from gfnet_fast.sources import Source, check_batch, describe, expand, is_one, read_image
 
 DECODERS = min(8, os.cpu_count() or 1)
 
@@ -29,6 +31,13 @@ class Engine(Protocol):
 
     def predict(self, images: Tensor, thresholds: Tensor) -> Prediction:
         """uint8 ``[B, S, S, 3]`` or ``[B, 3, S, S]``, or normalised float; thresholds ``[T]``."""
+
+
+def _owned(item: Source) -> Source:
+    """An array or a tensor that its owner cannot change any more: frames often share one buffer."""
+    if isinstance(item, np.ndarray):
+        return item.copy()
+    return item.detach().clone() if isinstance(item, Tensor) else item
 
 
 DTYPES = {
@@ -83,14 +92,16 @@ class Predictor:
     ) -> None:
         if not isinstance(model, GFNet):
             raise InputError(f"model: expected a GFNet, got {type(model).__name__}; see gfnet_fast.load")
-        if batch < 1:
+        if not isinstance(batch, int) or batch < 1:
             raise InputError(f"batch: expected at least 1, got {batch}")
         if compile not in ("auto", "always", "never"):
             raise InputError(f"compile: expected 'auto', 'always' or 'never', got {compile!r}")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = check_device(device)
-        self.model = model.to(self.device).eval()
+        if self.device != model.device:  # a copy: the caller's model stays where it is
+            model = copy.deepcopy(model).to(self.device)
+        self.model = model.eval()
         self.config = model.config
         self.batch = batch
         self.budget = budget
@@ -110,6 +121,8 @@ class Predictor:
     @budget.setter
     def budget(self, budget: Budget | None) -> None:
         if budget is not None:
+            if not isinstance(budget, Budget):
+                raise BudgetError(f"budget: expected a Budget or None, got {budget!r}")
             row = resolve(budget, self.config.steps, self.model.calibration, device=str(self.device))
             self._thresholds = torch.from_numpy(row).to(self.device)
         else:
@@ -143,14 +156,14 @@ class Predictor:
     @overload
     def __call__(self, source: Source) -> Any: ...
     def __call__(self, source: Any) -> Any:
-        """One image -> :class:`Result`; a list, a folder or a glob -> list of Result, in order.
+        """One image -> :class:`Result`; an iterable, a folder or a glob -> list of Result, in order.
 
         Raises InputError at the first image that cannot be used; :meth:`stream` can go on.
         """
-        if isinstance(source, (list, tuple)) and not source:
-            raise InputError("source: expected at least one image, got an empty list")
         results = list(self.stream(source))
-        return results if isinstance(source, (list, tuple)) or names_many(source) else results[0]
+        if not results:
+            raise InputError("source: expected at least one image, got none")
+        return results[0] if is_one(source) else results
 
     def stream(self, source: Source | Iterable[Source], *, on_error: str = "raise") -> Iterator[Result]:
         """Results in input order, in memory that does not grow with the number of images.
@@ -163,16 +176,18 @@ class Predictor:
         """
         if on_error not in ("raise", "return"):
             raise InputError(f"on_error: expected 'raise' or 'return', got {on_error!r}")
-        return self._stream(expand(source), on_error == "raise")
+        return self._stream(source, on_error == "raise")
 
-    def _stream(self, items: Iterator[Source], strict: bool) -> Iterator[Result]:
+    def _stream(self, source: Source | Iterable[Source], strict: bool) -> Iterator[Result]:
         pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="gfnet-decode")
         waiting: deque[tuple[str, Future[Tensor]]] = deque()
-        named = ((describe(item, index), item) for index, item in enumerate(items))
+        named = ((describe(item, index), item) for index, item in enumerate(expand(source, strict)))
         try:
             while True:
                 for name, item in islice(named, 2 * self.batch - len(waiting)):
-                    waiting.append((name, pool.submit(read_image, item, self.config)))
+                    if not isinstance(item, InputError):
+                        item = _owned(item)
+                    waiting.append((name, pool.submit(self._read, item)))
                 if not waiting:
                     return
                 yield from self._results(
@@ -180,6 +195,11 @@ class Predictor:
                 )
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _read(self, item: Source | InputError) -> Tensor:
+        if isinstance(item, InputError):
+            raise item
+        return read_image(item, self.config)
 
     def _results(self, batch: list[tuple[str, Future[Tensor]]], strict: bool) -> list[Result]:
         results: list[Result | None] = []

@@ -28,6 +28,9 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", 
 # A decoded image larger than this is taken for a decompression bomb; a 124 KB PNG can claim 3 GB.
 MAX_PIXELS = 128 * 1024 * 1024
 
+# Pixels that are normalised lie within a few units; far beyond, a network overflows.
+LARGEST = 1e4
+
 _EXPECTED = "expected a path, a PIL image, an array or a tensor"
 
 
@@ -35,39 +38,51 @@ def _path(source: object) -> str | None:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
 
 
-def names_many(source: object) -> bool:
-    """Whether `source` is a path that stands for any number of images: a folder or a glob."""
+def is_one(source: object) -> bool:
+    """Whether `source` is one image, and not a folder, a glob or an iterable of sources."""
     text = _path(source)
-    return text is not None and _is_folder_or_glob(text)
+    if text is not None:
+        return not _is_folder_or_glob(text)
+    return isinstance(source, (Image.Image, np.ndarray, torch.Tensor))
 
 
 def _is_folder_or_glob(text: str) -> bool:
     return os.path.isdir(text) or (glob.has_magic(text) and not os.path.exists(text))
 
 
-def expand(source: Source | Iterable[Source]) -> Iterator[Source]:
+def expand(source: Source | Iterable[Source], strict: bool = True) -> Iterator[Source | InputError]:
     """One image after another: folders give the images below them and globs their matches, sorted by path.
 
-    Raises InputError for a folder or a glob without an image.
+    A folder or a glob without an image, and what is no source, raises InputError, or comes as one in its
+    place where not `strict`.
     """
     text = _path(source)
     if text is None and not isinstance(source, (Image.Image, np.ndarray, torch.Tensor)):
         if not isinstance(source, Iterable):
-            raise InputError(f"source: {_EXPECTED}, got {type(source).__name__}")
+            yield _refused(f"source: {_EXPECTED}, got {type(source).__name__}", strict)
+            return
         for item in source:
-            yield from expand(item)
+            yield from expand(item, strict)
     elif text is not None and _is_folder_or_glob(text):
         found = Path(text).rglob("*") if os.path.isdir(text) else map(Path, glob.glob(text, recursive=True))
         paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES and path.is_file())
         if not paths:
-            raise InputError(f"{text}: expected images ({' '.join(sorted(SUFFIXES))}), got none")
+            yield _refused(f"{text}: expected images ({' '.join(sorted(SUFFIXES))}), got none", strict)
         yield from paths
     else:
         yield source  # type: ignore[misc]
 
 
-def describe(source: Source, index: int) -> str:
+def _refused(message: str, strict: bool) -> InputError:
+    if strict:
+        raise InputError(message)
+    return InputError(message)
+
+
+def describe(source: Source | InputError, index: int) -> str:
     """A name for one image: its path, or its kind and place."""
+    if isinstance(source, InputError):
+        return str(source).split(": expected", 1)[0]
     return _path(source) or f"{type(source).__name__} {index}"
 
 
@@ -78,6 +93,13 @@ def read_image(source: Source, config: GFNetConfig) -> torch.Tensor:
     preprocessed and normalised already. InputError says what else came.
     """
     if isinstance(source, torch.Tensor):
+        if (
+            source.layout != torch.strided
+            or source.is_meta
+            or source.dtype not in (torch.uint8, torch.float32)
+        ):
+            got = f"{source.dtype} {source.layout} on {source.device}"
+            raise InputError(f"tensor: expected a dense uint8 or float32 tensor, got {got}")
         source = source.detach().cpu().numpy()
     if isinstance(source, np.ndarray):
         if source.dtype == np.float32:
@@ -87,7 +109,11 @@ def read_image(source: Source, config: GFNetConfig) -> torch.Tensor:
         return preprocess(source, config)
     if (text := _path(source)) is None:
         raise InputError(f"source: {_EXPECTED}, got {type(source).__name__}")
-    return preprocess(_open(Path(text)), config)
+    image = _open(Path(text))
+    try:
+        return preprocess(image, config)
+    except InputError as error:
+        raise InputError(f"{text}: {error}") from error
 
 
 def preprocess(image: Image.Image, config: GFNetConfig) -> torch.Tensor:
@@ -95,17 +121,28 @@ def preprocess(image: Image.Image, config: GFNetConfig) -> torch.Tensor:
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import functional as transforms
 
+    if image.mode[0] in "IF":
+        expected = "8 bits a channel (16 bits and floats would be cut off, not scaled: convert them first)"
+        raise InputError(f"image: expected {expected}, got mode {image.mode}")
     width, height = image.size
     short, long = min(width, height), max(width, height)
     if short < 1 or config.resize_to * config.resize_to * long // short > MAX_PIXELS:
         expected = f"at most {MAX_PIXELS} pixels after the resize of the short side to {config.resize_to}"
         raise InputError(f"image: expected {expected}, got {width} x {height}")
-    image = transforms.resize(image.convert("RGB"), config.resize_to, InterpolationMode(config.resize_filter))
+    try:
+        image = image.convert("RGB")
+    except Exception as error:  # a lazy image fails here in whatever way its decoder does
+        raise InputError(f"image: expected a whole image, got one that fails to decode ({error})") from error
+    image = transforms.resize(image, config.resize_to, InterpolationMode(config.resize_filter))
     return torch.from_numpy(np.array(transforms.center_crop(image, config.image_size)))
 
 
 def _open(path: Path) -> Image.Image:
-    if not path.exists():
+    try:
+        found = path.exists()
+    except OSError as error:
+        raise InputError(f"path: expected one of an image file, got {str(path)!r} ({error})") from error
+    if not found:
         raise InputError(f"{path}: expected an image file, got nothing there")
     try:
         with warnings.catch_warnings():
@@ -140,9 +177,9 @@ def _interleaved(array: NDArray[Any]) -> NDArray[np.uint8]:
 def _normalised(array: NDArray[Any], size: int) -> torch.Tensor:
     if array.shape != (3, size, size):
         raise InputError(f"array: expected float32 [3, {size}, {size}], normalised, got {list(array.shape)}")
-    if bad := int((~np.isfinite(array)).sum()):
-        raise InputError(f"array: expected finite numbers, got {bad} that are not")
-    return torch.from_numpy(np.ascontiguousarray(array))
+    if bad := int((~(np.abs(array) <= LARGEST)).sum()):
+        raise InputError(f"array: expected finite numbers up to {LARGEST:g}, got {bad} that are not")
+    return torch.from_numpy(np.array(array, order="C"))
 
 
 def check_batch(images: torch.Tensor, size: int, device: torch.device) -> None:
@@ -159,9 +196,9 @@ def check_batch(images: torch.Tensor, size: int, device: torch.device) -> None:
         last = f"[B, 3, {size}, {size}]"
         expected = f"uint8 [B >= 1, {size}, {size}, 3] or {last}, or normalised float {last}"
         raise InputError(f"images: expected {expected}, got {images.dtype} {shape}")
+    if images.layout != torch.strided:
+        raise InputError(f"images: expected a dense tensor, got {images.layout}")
     if images.device != device:
         raise InputError(f"images: expected device {device}, got {images.device}")
-    if is_float and images.device.type == "cpu" and not bool(torch.isfinite(images).all()):
-        raise InputError(
-            f"images: expected finite numbers, got {int((~torch.isfinite(images)).sum())} that are not"
-        )
+    if is_float and device.type == "cpu" and (bad := int((~(images.abs() <= LARGEST)).sum())):
+        raise InputError(f"images: expected finite numbers up to {LARGEST:g}, got {bad} that are not")

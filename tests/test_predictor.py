@@ -33,12 +33,12 @@ def folder(pictures, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "I;16"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK"])
 @pytest.mark.parametrize(("filter", "ratio"), [("bilinear", 0.875), ("bicubic", 0.904)])
 def test_preprocessing_is_torchvision_s(pictures, mode, filter, ratio):
     config = tiny_config(resize_filter=filter, crop_ratio=ratio)
     for picture in pictures[:3]:
-        image = picture.convert("I").convert("I;16") if mode == "I;16" else picture.convert(mode)
+        image = picture.convert(mode)
         official = transforms.Compose(
             [
                 transforms.Resize(int(config.image_size / ratio), transforms.InterpolationMode(filter)),
@@ -144,7 +144,7 @@ BATCHES = {
     "no batch": (torch.zeros(S, S, 3, dtype=torch.uint8), r"got torch.uint8 \[80, 80, 3\]"),
     "another dtype": (torch.zeros(1, 3, S, S, dtype=torch.int32), "got torch.int32"),
     "double": (torch.zeros(1, 3, S, S, dtype=torch.float64), "got torch.float64"),
-    "NaN": (torch.full((1, 3, S, S), torch.nan), "expected finite numbers, got 19200 that are not"),
+    "NaN": (torch.full((1, 3, S, S), torch.nan), "expected finite numbers up to 10000, got 19200"),
     "another device": (torch.zeros(1, 3, S, S, device="meta"), "expected device cpu, got meta"),
     "no tensor": ([1, 2], "expected a tensor, got list"),
 }
@@ -242,3 +242,51 @@ def test_precisions_that_are_not_there(tiny):
             gf.Predictor(tiny, device="cpu", dtype=dtype)
     with pytest.raises(gf.InputError, match="compile: expected"):
         gf.Predictor(tiny, device="cpu", compile="sometimes")
+
+
+def test_images_that_pillow_would_cut_off_are_refused(predictor, tmp_path):
+    deep = Image.fromarray((np.arange(90 * 90, dtype=np.uint16) * 8).reshape(90, 90))
+    deep.save(tmp_path / "deep.png")
+    for source in (deep, deep.convert("F"), tmp_path / "deep.png"):
+        with pytest.raises(gf.InputError, match="expected 8 bits a channel"):
+            predictor(source)
+
+
+def test_frames_that_share_a_buffer_are_kept_apart(predictor):
+    frames = random_images(9, 96, 4).numpy()
+    expected = [result.logits for result in predictor(list(frames))]
+
+    def camera():
+        buffer = np.empty_like(frames[0])
+        for frame in frames:
+            buffer[:] = frame
+            yield buffer
+
+    found = predictor(camera())
+    assert len(found) == 9
+    assert all(torch.allclose(a.logits, b, atol=1e-4) for a, b in zip(found, expected, strict=True))
+
+
+def test_one_bad_source_of_any_kind_is_one_error(predictor, pictures, tmp_path):
+    (tmp_path / "empty").mkdir()
+    pictures[0].save(tmp_path / "cut.png")
+    whole = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with Image.open(tmp_path / "cut.png") as lazy:
+        half = torch.zeros(3, 4, 4, dtype=torch.bfloat16)
+        bad = [None, tmp_path / "empty", "x" * 300, lazy, half, torch.zeros(3, 4, 4, device="meta")]
+        sources = [pictures[0], *bad, pictures[1]]
+        results = list(predictor.stream(sources, on_error="return"))
+    assert [r.error is None for r in results] == [True, *[False] * len(bad), True]
+    with pytest.raises(gf.InputError, match="expected at least one image"):
+        predictor(iter([]))
+    with pytest.raises(gf.InputError, match="up to 10000"):
+        predictor.predict_batch(torch.full((1, 3, S, S), 3e38))
+
+
+def test_the_caller_s_model_stays_where_it_is(tiny):
+    with pytest.raises(gf.DeviceError, match="holds no numbers"):
+        gf.Predictor(tiny, device="meta")
+    with pytest.raises(gf.BudgetError, match="expected a Budget or None"):
+        gf.Predictor(tiny, device="cpu", budget=3)
+    assert gf.Predictor(tiny, device="cpu").model is tiny

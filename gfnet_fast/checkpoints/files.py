@@ -35,11 +35,17 @@ def load(
     CheckpointError
         The path is missing, is not readable without running code, or does not hold exactly the
         finite tensors that the configuration needs.
+    BudgetError
+        Its thresholds are no calibration, or that of another model.
     DeviceError
         There is no such device.
     """
-    path = Path(path)
-    if not path.exists():
+    try:
+        path = Path(path)
+        found = path.exists()
+    except (TypeError, OSError) as error:
+        raise CheckpointError(f"path: expected one of a checkpoint, got {path!r} ({error})") from error
+    if not found:
         raise CheckpointError(f"{path}: expected a checkpoint file or folder, got nothing there")
     target = check_device(device)
     model = native.read(path, config) if path.is_dir() else official.read(path, config)
@@ -49,9 +55,10 @@ def load(
 def check_device(device: str | torch.device) -> torch.device:
     """The device of that name; DeviceError where torch does not have it."""
     try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        target = torch.empty(0, device=device).device  # with its number: "cuda" is not equal to "cuda:0"
+        if target.type == "meta":
+            raise RuntimeError("it holds no numbers")
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise DeviceError(
             f"device: expected one that torch can use here, got {str(device)!r} ({reason})"

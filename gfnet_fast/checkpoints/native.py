@@ -31,7 +31,10 @@ def save(model: GFNet, folder: str | os.PathLike[str]) -> None:
     """Write `model` as a native folder; each file appears whole or not at all."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: t.detach().contiguous().cpu() for name, t in model.state_dict().items()}
+    state = {
+        name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, t in model.state_dict().items()
+    }
     head = {
         "schema_version": SCHEMA_VERSION,
         "config": model.config.to_dict(),
@@ -94,10 +97,11 @@ def _read_thresholds(model: GFNet, path: Path) -> None:
     identity = ModelIdentity.of(model.config)
     if set(table) <= {"schema_version", "thresholds", "default_row"}:
         model.thresholds = check_table(path, _expect(table, "thresholds", list, path), model.config.steps)
-        model.default_row = int(table.get("default_row", 0))
-        if not 0 <= model.default_row < len(model.thresholds):
-            message = f"default_row: expected 0 to {len(model.thresholds) - 1}, got {model.default_row}"
+        row = table.get("default_row", 0)
+        if not isinstance(row, int) or not 0 <= row < len(model.thresholds):
+            message = f"default_row: expected 0 to {len(model.thresholds) - 1}, got {row!r}"
             raise CheckpointError(f"{path}: {message}")
+        model.default_row = row
         model.calibration = Calibration.from_table(identity, model.thresholds.numpy())
     else:
         calibration = load_calibration(path, identity)
@@ -110,7 +114,9 @@ def check_table(where: object, rows: Any, steps: int) -> torch.Tensor:
     """`rows` as float32 ``[R >= 1, T]`` without NaN, or CheckpointError."""
     try:
         table = torch.as_tensor(rows, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
+        if table.layout != torch.strided or table.is_meta:
+            raise TypeError(f"a {table.layout} tensor on {table.device}")
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise CheckpointError(
             f"{where}: thresholds: expected rows of {steps} numbers, got {error}"
         ) from error
@@ -125,7 +131,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         head = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: expected a file, got nothing there") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected JSON, got {error}") from error
     version = head.get("schema_version") if isinstance(head, dict) else None
     if version != SCHEMA_VERSION:

@@ -91,6 +91,8 @@ def read(path: Path, config: GFNetConfig | None = None) -> GFNet:
         for part, tensors in parts.items()
         for name, tensor in tensors.items()
     }
+    if len(state) != sum(map(len, parts.values())):
+        raise CheckpointError(f"{path}: expected every tensor once, got two names for one")
     model = assemble(path, config, state)
     if "dynamic_threshold" in content:
         model.thresholds = check_table(path, content["dynamic_threshold"], config.steps)
@@ -127,7 +129,13 @@ def _part(path: Path, content: Mapping[str, Any], part: str) -> dict[str, Any]:
     tensors = content.get(part)
     if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
         raise CheckpointError(f"{path}: expected the state dictionaries {list(PARTS)}, got no {part!r}")
-    return {name.removeprefix("module."): value for name, value in tensors.items()}
+    plain = {name.removeprefix("module."): value for name, value in tensors.items()}
+    if len(plain) != len(tensors):
+        twice = sorted(set(tensors) & {f"module.{name}" for name in tensors})
+        raise CheckpointError(
+            f"{path}: {part}: expected every tensor once, got {twice[:4]} without prefix too"
+        )
+    return plain
 
 
 def _classes(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> int:
@@ -211,6 +219,11 @@ def official_checkpoint(model: GFNet, form: str = "released") -> dict[str, Any]:
     if form not in ("released", "training"):
         raise CheckpointError(f"form: expected 'released' or 'training', got {form!r}")
     config = model.config
+    mine = (config.name, config.patch_size)
+    if form == "released" and mine not in [(c.name, c.patch_size) for c in RELEASED]:
+        known = ", ".join(f"{c.name} at {c.patch_size}" for c in RELEASED)
+        got = f"{config.name} at {config.patch_size}"
+        raise CheckpointError(f"released form: expected one of {known}, got {got}; use 'training'")
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     names = _official_names(config, state)
     parts = {

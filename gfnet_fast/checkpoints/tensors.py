@@ -45,8 +45,12 @@ def _problem(name: str, value: Any, shape: tuple[int, ...]) -> str | None:
         return None if integer else f"{name}: expected an integer, got {value.dtype}"
     if not value.is_floating_point():
         return f"{name}: expected a floating-point tensor, got {value.dtype}"
-    if not torch.isfinite(value).all():
-        return f"{name}: expected finite numbers, got {int((~torch.isfinite(value)).sum())} that are not"
+    if value.is_meta:
+        return f"{name}: expected numbers, got a tensor without any"
+    if bad := int((~torch.isfinite(value.float())).sum()):
+        return f"{name}: expected finite numbers in float32, got {bad} that are not"
+    if name.endswith("running_var") and bool((value < 0).any()):
+        return f"{name}: expected variances of at least 0, got {float(value.min()):g}"
     return None
 
 
@@ -59,7 +63,12 @@ def require(where: object, lines: list[str]) -> None:
 
 def assemble(where: object, config: GFNetConfig, state: Mapping[str, Any]) -> GFNet:
     """A model of `config` that holds the tensors of `state`, all checked, in float32."""
-    model = skeleton(config)
+    try:
+        model = skeleton(config)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a backbone raises what it likes on arguments that it cannot take
+        raise CheckpointError(f"{where}: expected a network that can be built, got {error!r}") from error
     require(where, differences(state, {name: tuple(t.shape) for name, t in model.state_dict().items()}))
     state = {name: t.float() if t.is_floating_point() else t.long() for name, t in state.items()}
     model.load_state_dict(state, assign=True)

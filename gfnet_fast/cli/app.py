@@ -41,11 +41,13 @@ def main() -> None:
         app(prog_name="gfnet-fast")
     except GFNetError as error:
         stop(f"error: {error}", FAILED)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # where typer does not turn it into 130 itself
         stop("interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
+    except OSError as error:
+        stop(f"error: {error}", FAILED)
 
 
 def stop(message: str, status: int) -> None:

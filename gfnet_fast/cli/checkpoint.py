@@ -75,6 +75,8 @@ def convert(
 
     if target.exists():
         raise InputError(f"{target}: expected a path where nothing is yet, got one that exists")
+    if not target.parent.is_dir():
+        raise InputError(f"{target}: expected a folder that exists to write into, got {target.parent}")
     model = load(model_path(source))
     if to is Form.native:
         save(model, target)

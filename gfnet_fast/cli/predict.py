@@ -47,9 +47,9 @@ def predict(
     from gfnet_fast.predictor import Predictor
 
     predictor = Predictor.from_pretrained(model_path(model), device=device, budget=budget, batch=batch)
-    results = _progress(_results(predictor, sources), quiet)
+    results = _progress(predictor.stream(sources, on_error="return"), quiet)
     failed = total = 0
-    out = output.open("w") if output else sys.stdout
+    out = output.open("w", encoding="utf-8", errors="surrogateescape") if output else sys.stdout
     try:
         write = _jsonl if format is Format.jsonl else _Table(predictor.config.steps)
         for result in results:
@@ -77,24 +77,6 @@ def _budget(thresholds: str | None, macs: float | None, max_steps: int | None) -
             f"thresholds: expected numbers with commas between, got {thresholds!r}"
         ) from error
     return Budget(thresholds=row, macs=macs, max_steps=max_steps)
-
-
-def _results(predictor, sources: list[str]) -> Iterator[Result]:  # type: ignore[no-untyped-def]
-    """Every source's results; one that stands for no image is one error, not the end."""
-    from gfnet_fast.errors import InputError
-    from gfnet_fast.results import Result
-    from gfnet_fast.sources import expand
-
-    def items() -> Iterator[object]:
-        for source in sources:
-            try:
-                yield from expand(source)
-            except InputError as error:
-                empty.append(Result(source, error=str(error)))
-
-    empty: list[Result] = []
-    yield from predictor.stream(items(), on_error="return")
-    yield from empty
 
 
 def _progress(results: Iterator[Result], quiet: bool) -> Iterator[Result]:

@@ -201,7 +201,7 @@ class Calibration:
         """
         if target == "latency_ms":
             if self.cost is None:
-                raise BudgetError("latency_ms: no measured costs; run `gfnet-fast calibrate` on this device")
+                raise BudgetError("latency_ms: no measured costs; add some with fit_costs and with_cost")
             if device != self.cost.device:
                 wanted = f"costs measured on {device!r}"
                 raise BudgetError(f"latency_ms: expected {wanted}, got {self.cost.device!r}; calibrate on it")
@@ -212,9 +212,7 @@ class Calibration:
             return capped_shares(self.shares, max_steps) @ price
         if target == "macs" and self.mean_macs is not None and max_steps in (None, self.model.steps):
             return self.mean_macs
-        raise BudgetError(
-            f"{target}: the shares of this table's rows are not known; run `gfnet-fast calibrate`"
-        )
+        raise BudgetError(f"{target}: this table's shares are not known; use gfnet_fast.exits.calibrate")
 
     def at(self, position: float) -> Floats:
         """The thresholds at a position on the path, 0 (cheapest) to R - 1 (dearest): float32 ``[T]``."""
@@ -258,7 +256,7 @@ class Calibration:
                 )
             if self.sample is None:
                 raise BudgetError(
-                    "shares: no held-out confidences; run `gfnet-fast calibrate`, or give thresholds"
+                    "shares: no held-out confidences; use gfnet_fast.exits.calibrate, or give thresholds"
                 )
             return cap_steps(thresholds_for_shares(self.sample, budget.shares), budget.max_steps)
         if budget.target in ("macs", "latency_ms"):

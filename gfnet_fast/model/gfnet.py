@@ -194,8 +194,12 @@ def check_images(images: Tensor, size: int, device: torch.device) -> None:
 
 def _probe(encoder: nn.Module, size: int) -> tuple[tuple[int, int, int], int]:
     """Shape of an encoder's feature map and width of its feature vector, without computing them."""
-    with torch.no_grad():
-        feature_map, feature = shadow(encoder)(torch.empty(1, 3, size, size, device="meta"))
+    try:
+        with torch.no_grad():
+            feature_map, feature = shadow(encoder)(torch.empty(1, 3, size, size, device="meta"))
+    except Exception as error:  # a network raises what it likes on a size that it cannot take
+        message = f"expected a network that takes {size} x {size} pixels, got one that raises {error!r}"
+        raise CheckpointError(f"backbone: {message}") from error
     if feature_map.ndim != 4 or feature.ndim != 2:
         shapes = f"{list(feature_map.shape)} and {list(feature.shape)}"
         raise CheckpointError(

@@ -42,9 +42,14 @@ TENSORS = {
     "complex": (lambda t: t.cfloat(), "expected a floating-point tensor, got torch.complex64"),
     "nan": (
         lambda t: t.index_fill(0, torch.tensor([2]), torch.nan),
-        "expected finite numbers, got 27 that are not",
+        "expected finite numbers in float32, got 27 that",
     ),
-    "infinite": (lambda t: t.index_fill(0, torch.tensor([0]), torch.inf), "expected finite numbers, got 27"),
+    "infinite": (
+        lambda t: t.index_fill(0, torch.tensor([0]), torch.inf),
+        "expected finite numbers in float32, got 27",
+    ),
+    "too large": (lambda t: t.double() * 1e300, "expected finite numbers in float32"),
+    "without numbers": (lambda t: t.to("meta"), "got a tensor without any"),
     "not a tensor": (lambda t: [1.0], "expected a tensor, got list"),
 }
 
@@ -179,3 +184,43 @@ def test_a_native_folder_that_is_wrong(tiny, folder):
     weights.unlink()
     with pytest.raises(CheckpointError, match="got nothing there"):
         load(folder)
+
+
+def test_names_that_collide_and_variances_below_zero(content, tmp_path):
+    broken = changed(content)
+    broken["model_state_dict"]["conv_stem.weight"] = broken["model_state_dict"][WEIGHT] + 1
+    with pytest.raises(CheckpointError, match="expected every tensor once"):
+        load(saved(tmp_path, broken))
+    broken = changed(content)
+    broken["policy"]["gru.weight_ih"] = broken["policy"]["gru.weight_ih_l0"]
+    with pytest.raises(CheckpointError, match="expected every tensor once"):
+        load(saved(tmp_path, broken))
+    broken = changed(content)
+    broken["model_state_dict"]["module.bn1.running_var"] = torch.full((16,), -5.0)
+    with pytest.raises(CheckpointError, match="expected variances of at least 0"):
+        load(saved(tmp_path, broken))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": [float("nan")] * 3},
+        {"mean": 3},
+        {"crop_ratio": "a"},
+        {"macs": 5},
+        {"backbone": 5},
+        {"backbone_args": [1]},
+        {"backbone_args": {"zzz": 1}},
+        {"glance_head": "no"},
+    ],
+    ids=str,
+)
+def test_a_config_json_with_values_that_cannot_be(tiny, folder, change):
+    rewrite(folder / "config.json", config={**tiny.config.to_dict(), **change})
+    with pytest.raises(CheckpointError, match="expected"):
+        load(folder)
+
+
+def test_a_model_of_one_s_own_has_no_released_form(tiny):
+    with pytest.raises(CheckpointError, match="released form: expected one of"):
+        official_checkpoint(tiny)
