@@ -9,7 +9,8 @@ a case are timed in turn, round after round, so that a busy moment hits them ali
 `eager` does the op's whole job in plain torch, padded rows (slot -1) included; `unpadded` is the shorter
 chain for rows that are known to be live. All run under inference_mode, as predictions do.
 
-On a GPU the times come from events around single calls with the second-level cache flushed.
+On a CPU with one thread the clock is the process's own time, which does not run while a neighbour has the
+core. On a GPU the times come from events around single calls with the second-level cache flushed.
 """
 
 import argparse
@@ -348,11 +349,12 @@ def time_calls(calls: dict[str, Call], device: str, seconds: float) -> dict[str,
 
 def time_on_cpu(call: Call, burst: int) -> float:
     """Microseconds a call, over a burst of some two milliseconds after a call that warms the caches."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     call()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(burst):
         call()
-    return (time.perf_counter() - start) * 1e6 / burst
+    return (clock() - start) * 1e6 / burst
 
 
 def time_on_gpu(call: Call, burst: int) -> float:

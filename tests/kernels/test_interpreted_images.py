@@ -113,6 +113,23 @@ def test_crop_origins_by_slot(layout: str) -> None:
     check_crop(layout, 14, 15, 9, torch.uint8, torch.float32, by_slot=True)
 
 
+def test_padded_rows_read_no_image() -> None:
+    """Not even that of slot 0, which here has no address yet."""
+    image, slots = pixels((14, 17, 3), torch.uint8), torch.tensor([1, -1], dtype=torch.int32)
+    origins = torch.tensor([[3, 5], [3, 5]], dtype=torch.int32)
+
+    def run(guards: Guards) -> tuple[Tensor, ...]:
+        entries = torch.tensor([(0, 14, 17, 51, 3, 1), entry_of(guards.put(image))])
+        table = ImageTable(guards.put(entries), torch.uint8)
+        cut = crop(table, guards.put(slots), guards.put(origins), 9, MEAN, STD, torch.float32)
+        return cut, glance(table, guards.put(slots), 6, "bilinear", MEAN, STD, torch.float32)
+
+    cut, seen = every_way(run)
+    picture = image[None].expand(2, -1, -1, -1)
+    assert_near(cut, crop_reference(picture, slots, origins, 9, MEAN, STD, torch.float32))
+    assert_near(seen, glance_reference(picture, slots, 6, "bilinear", MEAN, STD, torch.float32))
+
+
 def test_mirrored_tables() -> None:
     """Strides below zero: upside down, mirrored, and from blue to red."""
     image, slots = pixels((14, 17, 3), torch.uint8), torch.tensor([0], dtype=torch.int32)

@@ -95,6 +95,14 @@ def test_rows_without_a_probability_leave_at_the_last_step_only(value: float) ->
     assert exited.tolist() == [False, False, True]
 
 
+def test_a_confidence_equal_to_its_threshold_leaves() -> None:
+    logits, step = torch.zeros(2, 2), torch.tensor([1, 2], dtype=torch.int32)
+    bars = torch.tensor([0.5, 0.5 + 2**-24 * 2, -1e8])
+    confidence, _, exited = every_way(lambda g: exits(g.put(logits), g.put(step), bars, out=results_of(g, 2)))
+    assert confidence.tolist() == [0.5, 0.5]
+    assert exited.tolist() == [True, False]
+
+
 ROW = st.lists(
     st.sampled_from([-30.0, -1.0, 0.0, 0.5, 2.0, 9.0, float("nan"), float("-inf")]), min_size=3, max_size=3
 )
