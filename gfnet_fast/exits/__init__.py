@@ -42,6 +42,7 @@ _HOME = {
     "joint_search": "search",
     "CostTable": "identity",
     "ModelIdentity": "identity",
+    "device_name": "identity",
 }
 
 __all__ = sorted(_HOME)

@@ -91,7 +91,7 @@ def resolve(
     calibration : Calibration, optional
         Needed for ``macs``, ``latency_ms`` and ``shares``.
     device : str, optional
-        The device that runs; needed for ``latency_ms``.
+        The device that runs, as torch names it (``"cpu"``, ``"cuda:0"``); needed for ``latency_ms``.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def resolve(
     if calibration is None:
         what = f"a budget in {budget.target} needs a calibration, and this model has none"
         raise BudgetError(
-            f"{what}; make one with gfnet_fast.exits.calibrate, or give thresholds or max_steps"
+            f"{what}; make one with `gfnet-fast calibrate`, or give thresholds or max_steps"
         )
     return calibration.resolve(budget, device=device)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gfnet_fast.errors import BudgetError
 from gfnet_fast.exits.budget import Budget, resolve
-from gfnet_fast.exits.identity import CostTable, ModelIdentity
+from gfnet_fast.exits.identity import CostTable, ModelIdentity, device_name
 from gfnet_fast.exits.official import check_correct, thresholds_for_shares
 from gfnet_fast.exits.path import (
     between,
@@ -201,10 +201,12 @@ class Calibration:
         """
         if target == "latency_ms":
             if self.cost is None:
-                raise BudgetError("latency_ms: no measured costs; add some with fit_costs and with_cost")
-            if device != self.cost.device:
-                wanted = f"costs measured on {device!r}"
-                raise BudgetError(f"latency_ms: expected {wanted}, got {self.cost.device!r}; calibrate on it")
+                raise BudgetError("latency_ms: expected measured costs, got none; use `gfnet-fast calibrate --time`")
+            if (here := device_name(device)) != self.cost.device:
+                wanted = f"costs measured on {here!r}"
+                raise BudgetError(
+                    f"latency_ms: expected {wanted}, got {self.cost.device!r}; use `gfnet-fast calibrate --time`"
+                )
             price = np.array(self.cost.milliseconds)
         else:
             price = np.array(self.model.macs)
@@ -212,7 +214,7 @@ class Calibration:
             return capped_shares(self.shares, max_steps) @ price
         if target == "macs" and self.mean_macs is not None and max_steps in (None, self.model.steps):
             return self.mean_macs
-        raise BudgetError(f"{target}: this table's shares are not known; use gfnet_fast.exits.calibrate")
+        raise BudgetError(f"{target}: this table's shares are not known; use `gfnet-fast calibrate`")
 
     def at(self, position: float) -> Floats:
         """The thresholds at a position on the path, 0 (cheapest) to R - 1 (dearest): float32 ``[T]``."""
@@ -256,7 +258,7 @@ class Calibration:
                 )
             if self.sample is None:
                 raise BudgetError(
-                    "shares: no held-out confidences; use gfnet_fast.exits.calibrate, or give thresholds"
+                    "shares: no held-out confidences; use `gfnet-fast calibrate`, or give thresholds"
                 )
             return cap_steps(thresholds_for_shares(self.sample, budget.shares), budget.max_steps)
         if budget.target in ("macs", "latency_ms"):

@@ -92,7 +92,7 @@ def load_calibration(path: str | os.PathLike[str], model: ModelIdentity | None =
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BudgetError(
-            f"{path}: no calibration can be read ({error}); make one with gfnet_fast.exits.calibrate"
+            f"{path}: no calibration can be read ({error}); make one with `gfnet-fast calibrate`"
         ) from None
     calibration = from_json(text, model, where=str(path))
     if model is not None:

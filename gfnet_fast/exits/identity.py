@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from gfnet_fast.exits.official import check_costs
+
+
+def device_name(device: Any) -> str | None:
+    """What measured costs call a device: ``"cpu"`` -> ``"cpu: AMD EPYC, 2 threads"``.
+
+    torch's names are looked up on this machine; another text is taken for such a name already, and None
+    stays None.
+    """
+    name = None if device is None else str(device)
+    if name is None or not re.fullmatch(r"(cpu|cuda)(:\d+)?", name):
+        return name
+    if name.startswith("cuda"):
+        return f"cuda: {torch.cuda.get_device_name(name)}" if torch.cuda.is_available() else name
+    threads = torch.get_num_threads()
+    return f"cpu: {_processor()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _processor() -> str:
+    """The processor's name, where Linux tells it; else its architecture."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.machine()
 
 
 @dataclass(frozen=True)
@@ -30,7 +58,7 @@ class ModelIdentity:
 class CostTable:
     """Measured costs: mean milliseconds an image that exits at step 1..T takes, on one named device.
 
-    `settings` says how it was measured (precision, batch, versions), for people to read.
+    `device` is as :func:`device_name` has it. `settings` says how it was measured (precision, batch, versions), for people to read.
     """
 
     device: str

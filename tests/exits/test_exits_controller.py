@@ -29,7 +29,7 @@ CHUNK = 64
 def calibration():
     task = make_task(8000, seed=1)
     made = calibrate(ModelIdentity("m", 96, 5, tuple(task.costs)), task.confidences, task.correct)
-    return made.with_cost(CostTable("cpu", tuple(MS)))
+    return made.with_cost(CostTable("cpu: test", tuple(MS)))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def drift():
 def play(controller, confidences, slowdown, lag=0):
     """Run a stream with `lag` images in flight: each image's cost, and where the controller aimed."""
     waiting = [controller.thresholds] * (lag // CHUNK)
-    means = controller.calibration.costs("latency_ms", device="cpu")
+    means = controller.calibration.costs("latency_ms", device="cpu: test")
     costs, aims = [], []
     for start in range(0, confidences.shape[1], CHUNK):
         waiting.append(controller.thresholds)
@@ -58,10 +58,10 @@ def play(controller, confidences, slowdown, lag=0):
 @pytest.mark.parametrize("target", [1.6, 2.2, 3.0])
 def test_a_target_is_held_through_a_recorded_drift(calibration, drift, target, lag):
     confidences, slowdown = drift
-    controller = Controller(calibration, latency_ms=target, device="cpu", lag=lag)
+    controller = Controller(calibration, latency_ms=target, device="cpu: test", lag=lag)
     costs, aims = play(controller, confidences, slowdown, lag)
     fixed = (
-        MS[exit_steps(confidences, calibration.resolve(Budget(latency_ms=target), device="cpu")) - 1]
+        MS[exit_steps(confidences, calibration.resolve(Budget(latency_ms=target), device="cpu: test")) - 1]
         * slowdown
     )
     windows, adrift = (c.reshape(-1, 2000).mean(axis=1) / target for c in (costs, fixed))
@@ -80,7 +80,7 @@ def test_a_target_is_held_through_a_recorded_drift(calibration, drift, target, l
 
 def test_on_a_steady_stream_it_settles_and_stays(calibration):
     stream = make_task(40_000, seed=77).confidences
-    controller = Controller(calibration, latency_ms=2.2, device="cpu", lag=256)
+    controller = Controller(calibration, latency_ms=2.2, device="cpu: test", lag=256)
     costs, aims = play(controller, stream, np.full(40_000, 1.1), lag=256)
     assert controller.moves <= 8
     assert abs(costs[8000:].mean() / 2.2 - 1) < 0.02
@@ -88,15 +88,15 @@ def test_on_a_steady_stream_it_settles_and_stays(calibration):
 
 
 def test_images_per_second_is_the_same_target(calibration):
-    a = Controller(calibration, images_per_second=500, device="cpu")
-    b = Controller(calibration, latency_ms=2, device="cpu")
+    a = Controller(calibration, images_per_second=500, device="cpu: test")
+    b = Controller(calibration, latency_ms=2, device="cpu: test")
     assert a.target == b.target == 2
     np.testing.assert_array_equal(a.thresholds, b.thresholds)
-    np.testing.assert_array_equal(b.thresholds, calibration.resolve(Budget(latency_ms=2), device="cpu"))
+    np.testing.assert_array_equal(b.thresholds, calibration.resolve(Budget(latency_ms=2), device="cpu: test"))
 
 
 def test_a_target_beyond_the_path_is_said_once(calibration):
-    controller = Controller(calibration, latency_ms=1.2, device="cpu")
+    controller = Controller(calibration, latency_ms=1.2, device="cpu: test")
     with pytest.warns(BudgetWarning, match="cheapest end of the path; 1.2 cannot be held") as caught:
         assert [controller.observe(2.0 * 128, 128) for _ in range(50)][-1] is False
     assert len(caught) == 1
@@ -121,7 +121,7 @@ def test_the_controller_refuses_what_does_not_fit(calibration):
         ({"latency_ms": 2, "device": "cuda"}, "measured on 'cuda'"),
     ):  # fmt: skip
         with pytest.raises(BudgetError, match=message):
-            Controller(calibration, **{"device": "cpu", **fields})
+            Controller(calibration, **{"device": "cpu: test", **fields})
     rows = [[0.5, 0.9, 0.1, 0.1, -1e8], [0.6, 0.5, 0.1, 0.1, -1e8]]
     crooked = Calibration(calibration.model, np.float32(rows), shares=np.full((2, 5), 0.2))
     with pytest.raises(BudgetError, match="nested"):

@@ -1,0 +1,206 @@
+"""`gfnet-fast calibrate`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gfnet_fast.cli.app import app, model_path
+from gfnet_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from gfnet_fast.evaluation import MeasuredCosts, Steps
+    from gfnet_fast.exits import Calibration
+
+DATA_HELP = "Folder of class folders of images; 'digits' composes canvases of digits held out from training."
+DIGITS = 8000
+ROWS = 9
+
+
+class Method(str, Enum):
+    joint = "joint"
+    official = "official"
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Checkpoint file or folder, or 'digits'.")],
+    data: Annotated[str, typer.Option("--data", help=DATA_HELP)],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A new model folder, instead of the thresholds in MODEL itself."),
+    ] = None,
+    method: Annotated[Method, typer.Option(help="Search for the thresholds.")] = Method.joint,
+    holdout: Annotated[
+        float,
+        typer.Option(min=0, max=0.9, help="Share of the images kept from the search, to judge it on them."),
+    ] = 0.0,
+    time: Annotated[bool, typer.Option("--time", help="Measure this device's costs too.")] = False,
+    time_images: Annotated[int, typer.Option(min=1, help="Images of a timed run.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=3, help="Timed rounds; the median counts.")] = 5,
+    images: Annotated[
+        int | None, typer.Option(min=2, help=f"At most so many images; {DIGITS} digits without it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of images and of the search.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Of the timed runs: auto, float32, bfloat16, float16.")] = "auto",
+    batch: Annotated[int | None, typer.Option(min=1, help="Largest batch of the timed runs.")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Time compiled networks.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> None:
+    """Find thresholds for every budget on labelled images, and write them into the model's thresholds.json."""
+    target = _target(model, output)
+    import torch
+
+    from gfnet_fast.checkpoints import load, save
+    from gfnet_fast.data.labelled import open_labelled
+    from gfnet_fast.evaluation import measure_costs, shuffled, trace_steps
+    from gfnet_fast.exits import ModelIdentity, save_calibration
+    from gfnet_fast.exits import calibrate as search
+    from gfnet_fast.predictor import Predictor
+
+    network = load(model_path(model))
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "batch": batch}
+    predictor = Predictor(network, compile="always" if compile else "never", **options)
+    labelled = open_labelled(data, network, split="validation", count=images or DIGITS, seed=100 + seed)
+    rows = shuffled(len(labelled.labels), images, seed)
+    kept, searched = rows[: int(holdout * len(rows))], rows[int(holdout * len(rows)) :]
+    with progress("tracing", len(rows), quiet) as done:
+        found = trace_steps(predictor.model, labelled, searched, done)
+        judged = trace_steps(predictor.model, labelled, kept, done) if kept else None
+    calibration = search(
+        ModelIdentity.of(network.config),
+        found.confidences,
+        found.correct,
+        method=method.value,
+        data_hash=found.data_hash,
+        seed=seed,
+    )
+    if network.calibration is not None and network.calibration.cost is not None:
+        calibration = calibration.with_cost(network.calibration.cost)
+    costs = None
+    if time:
+        sample = (kept or searched)[:time_images]
+        pixels = torch.cat([labelled.images([row]) for row in sample]).to(predictor.device)
+        runs = (4 * network.config.steps + 1) * (rounds + 1)
+        with progress("timing", runs * len(sample), quiet) as done:
+            costs = measure_costs(predictor, pixels, calibration, rounds=rounds, progress=done)
+        calibration = calibration.with_cost(costs.table)
+    if output is None:
+        save_calibration(calibration, target)
+    else:
+        network.calibration = calibration
+        save(network, output)
+    _print(calibration, found, judged, costs)
+    print(f"wrote {target}: {len(calibration.thresholds)} rows from {calibration.count} images", file=sys.stderr)
+
+
+def _target(model: str, output: Path | None) -> Path:
+    """Where the thresholds go."""
+    if output is not None:
+        if output.exists():
+            raise InputError(f"{output}: expected a path where nothing is yet, got one that exists")
+        if not output.parent.is_dir():
+            raise InputError(f"{output}: expected a folder that exists to write into, got {output.parent}")
+        return output / "thresholds.json"
+    if model_path(model) != model or not Path(model).is_dir():
+        what = "one that came with the package" if model_path(model) != model else "a file, or nothing"
+        raise InputError(f"{model}: expected a model folder to write thresholds into, got {what}; use --output")
+    return Path(model) / "thresholds.json"
+
+
+def _print(
+    calibration: Calibration, found: Steps, judged: Steps | None, costs: MeasuredCosts | None
+) -> None:
+    from rich.console import Console
+
+    from gfnet_fast.evaluation import spread
+    from gfnet_fast.exits import compare_paths, official_shares, thresholds_for_shares
+    from gfnet_fast.exits.official import evaluate_rows
+
+    console = Console(highlight=False)
+    assert calibration.shares is not None
+    assert calibration.mean_macs is not None
+    picks = spread(ROWS, len(calibration.thresholds))
+    columns = ["M multiply-adds", "accuracy, %", "steps", "% leaving at each"]
+    if judged is not None:
+        columns += ["held out: M multiply-adds", "off, %", "accuracy, %"]
+        kept = evaluate_rows(judged.confidences, judged.correct, calibration.thresholds, calibration.model.macs)
+    table = plain_table("", *columns)
+    steps = range(1, calibration.model.steps + 1)
+    for row in picks:
+        shares, asked = calibration.shares[row], calibration.mean_macs[row]
+        accuracy = "-" if calibration.accuracy is None else f"{calibration.accuracy[row]:.2f}"
+        taken = sum(step * share for step, share in zip(steps, shares, strict=True))
+        cells = [f"{asked / 1e6:.2f}", accuracy, f"{taken:.2f}", per_cent(shares)]
+        if judged is not None:
+            off = 100 * (kept.mean_cost[row] / asked - 1)
+            cells += [f"{kept.mean_cost[row] / 1e6:.2f}", f"{off:+.2f}", f"{kept.accuracy[row]:.2f}"]
+        table.add_row(str(row), *cells)
+    console.print(table)
+    for note in calibration.notes:
+        console.print(note)
+    if judged is not None:
+        off = 100 * abs(kept.mean_cost / calibration.mean_macs - 1)
+        count = judged.confidences.shape[1]
+        console.print(
+            f"requested and realised multiply-adds on {count} images held out, all {len(off)} rows: "
+            f"median {sorted(off)[len(off) // 2]:.2f} % off, at most {off.max():.2f} %"
+        )
+        official = [thresholds_for_shares(found.confidences, row) for row in official_shares(len(steps))]
+        gain = compare_paths(
+            calibration.thresholds, official, judged.confidences, judged.correct, calibration.model.macs
+        )
+        console.print(
+            f"over the official search, mean at its costs, on images held out: {gain.mean:+.2f} percent points "
+            f"(95 %: {gain.mean_low:+.2f} to {gain.mean_high:+.2f}); everywhere at least "
+            f"{gain.difference.min():+.2f} (band from {gain.band_low.min():+.2f})"
+        )
+    if costs is not None:
+        _print_costs(console, calibration, costs)
+
+
+def _print_costs(console: Any, calibration: Calibration, costs: MeasuredCosts) -> None:
+    listed = " / ".join(f"{ms:.3f}" for ms in costs.table.milliseconds)
+    console.print(f"milliseconds of an image that leaves at each step: {listed} ({costs.table.device})")
+    table = plain_table("", "ms requested", "ms realised", "off, %")
+    for asked, took in zip(costs.requested, costs.realised, strict=True):
+        table.add_row("", f"{asked:.3f}", f"{took:.3f}", f"{100 * (took / asked - 1):+.2f}")
+    console.print(table)
+    console.print(f"the costs explain the runs they were fitted on within {100 * costs.residual:.2f} %")
+
+
+def plain_table(*columns: str) -> Any:
+    """A rich table with right-aligned columns, the first one aside."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left")
+    return table
+
+
+def per_cent(shares: Any) -> str:
+    """``[.5, .3, .2]`` -> ``50 / 30 / 20``."""
+    return " / ".join(f"{100 * share:.0f}" for share in shares)
+
+
+@contextmanager
+def progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], object]]:
+    """A bar on stderr, where that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)

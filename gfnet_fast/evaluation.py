@@ -1,0 +1,200 @@
+"""What a model does on labelled images: the confidence of every step, and the time its exits take."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gfnet_fast.data.labelled import Labelled
+from gfnet_fast.errors import BudgetError
+from gfnet_fast.exits import Budget, Calibration, CostTable, device_name, fit_costs
+from gfnet_fast.exits.official import correct_by_step
+from gfnet_fast.exits.rule import Floats, check_confidences
+from gfnet_fast.model.gfnet import GFNet
+from gfnet_fast.predictor import Predictor
+
+CHUNK = 64
+Array = NDArray[np.float64]
+Progress = Callable[[int], object]
+"""Is told how many more images are done."""
+
+
+class Steps(NamedTuple):
+    """What every step says of N labelled images.
+
+    confidences : float32 ``[T, N]``, largest softmax probability
+    correct : bool ``[T, N]``
+    data_hash : str, SHA-256 of the preprocessed images and their labels, in order
+    """
+
+    confidences: Floats
+    correct: NDArray[np.bool_]
+    data_hash: str
+
+
+def chunks(rows: Sequence[int], size: int = CHUNK) -> Iterator[Sequence[int]]:
+    return (rows[at : at + size] for at in range(0, len(rows), size))
+
+
+@torch.no_grad()
+def trace_steps(
+    model: GFNet, data: Labelled, rows: Sequence[int], progress: Progress = lambda done: None
+) -> Steps:
+    """All T steps, without exits, for the images in `rows`, in float32 and in memory that does not grow.
+
+    Raises
+    ------
+    BudgetError
+        On labels that are not the model's, and on probabilities that are not numbers.
+    InputError
+        On an image that cannot be used.
+    """
+    digest = hashlib.sha256()
+    confidences, correct = [], []
+    for chunk in chunks(rows):
+        images, labels = data.images(chunk), data.labels[list(chunk)]
+        digest.update(images.contiguous().numpy().tobytes())
+        digest.update(labels.numpy().tobytes())
+        logits = model.trace(model.normalise(images.to(model.device))).logits
+        probabilities = logits.softmax(-1).cpu()
+        confidences.append(check_confidences(probabilities.amax(-1)))
+        correct.append(correct_by_step(probabilities, labels))
+        progress(len(chunk))
+    if not confidences:
+        raise BudgetError("images: expected at least one, got none")
+    return Steps(np.concatenate(confidences, 1), np.concatenate(correct, 1), digest.hexdigest())
+
+
+class MeasuredCosts(NamedTuple):
+    """Costs of the exits, measured through the whole engine, and how well they foretell its time.
+
+    table : CostTable
+    residual : largest relative error of the costs on the runs that they were fitted on
+    requested, realised : float64 ``[C]``, mean milliseconds an image of other runs, between those: what a
+        budget in time would have asked for, and what it took
+    """
+
+    table: CostTable
+    residual: float
+    requested: Array
+    realised: Array
+
+
+def measure_costs(
+    predictor: Predictor,
+    images: Tensor,
+    calibration: Calibration,
+    *,
+    runs: int | None = None,
+    rounds: int = 5,
+    progress: Progress = lambda done: None,
+) -> MeasuredCosts:
+    """Milliseconds of exiting at step 1..T, from runs at budgets along the path, round after round.
+
+    Each run puts all images through the predictor, with its batches, its padding and its drain. The costs
+    are fitted on every other run; those between are the check.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        Its budget is moved about, and set back at the end.
+    images : uint8 ``[n, S, S, 3]``
+        Drawn like those that the predictor will see, in random order, on its device; n well above its batch.
+    calibration : Calibration
+        Of its model, with known shares.
+    runs : int, at least T
+        Budgets that are fitted; 2 T + 1 without it. With the check, twice as many less one are run.
+    rounds : int, at least 3
+        The median counts; in each round every budget has its turn.
+    """
+    if calibration.shares is None:
+        raise BudgetError("measure_costs: expected a calibration with known shares; use `gfnet-fast calibrate`")
+    fitted = runs or 2 * predictor.config.steps + 1
+    places = np.linspace(0, len(calibration.thresholds) - 1, 2 * fitted - 1)
+    rows = [Budget(thresholds=tuple(calibration.at(place).tolist())) for place in places]
+    before = predictor.budget
+    shares = np.zeros((len(rows), predictor.config.steps))
+
+    def run(index: int) -> None:
+        predictor.budget = rows[index]
+        exits = predictor.predict_batch(images).exit_step.cpu().numpy()
+        shares[index] = np.bincount(exits, minlength=len(shares[index]) + 1)[1:] / len(exits)
+        progress(len(images))
+
+    try:
+        times = time_in_turn([lambda i=i: run(i) for i in range(len(rows))], rounds, predictor.device)
+    finally:
+        predictor.budget = before
+    milliseconds = 1e3 * in_step(times) / len(images)
+    costs, residual = fit_costs(shares[::2], milliseconds[::2])
+    settings = {
+        "dtype": str(predictor.dtype).removeprefix("torch."),
+        "batch": predictor.batch,
+        "compile": predictor.compile,
+        "images": len(images),
+        "rounds": rounds,
+        "residual": residual,
+        "torch": torch.__version__,
+    }
+    table = CostTable(device_name(predictor.device) or "", tuple(costs.tolist()), settings)
+    stated = calibration.shares @ costs
+    requested = np.interp(places, np.arange(len(stated)), stated)
+    return MeasuredCosts(table, residual, requested[1::2], milliseconds[1::2])
+
+
+def time_in_turn(contenders: Sequence[Callable[[], Any]], rounds: int, device: torch.device) -> Array:
+    """Seconds of each contender in each round: float64 ``[rounds, contenders]``; one round more warms up.
+
+    On one thread of a CPU these are the process's own seconds, from which neighbours take nothing but caches.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    times = np.zeros((rounds + 1, len(contenders)))
+    for turn in times:
+        for i, contender in enumerate(contenders):
+            begin = clock()
+            contender()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            turn[i] = clock() - begin
+    return times[1:]
+
+
+def in_step(times: Array) -> Array:
+    """Each contender's median over the rounds, after the rounds' own speeds are divided out.
+
+    float64 ``[rounds, contenders]`` -> ``[contenders]``. A machine that is slower for a while is so for all
+    contenders of a round, and drops out.
+    """
+    speed = times.mean(axis=1, keepdims=True)
+    return np.median(times / speed, axis=0) * float(np.median(speed))
+
+
+def stored_anytime(path: Path, steps: int) -> Array | None:
+    """Accuracy of each step, percent ``[T]``, as an official file states it; None where it has no real ones."""
+    from gfnet_fast.checkpoints.official import _unpickle
+
+    stated = _unpickle(path).get("anytime_classification")
+    try:
+        values = np.asarray([float(value) for value in stated or ()])
+    except (TypeError, ValueError):
+        return None
+    return values if values.shape == (steps,) and (values > 0).all() else None
+
+
+def spread(count: int, of: int) -> list[int]:
+    """`count` places among 0..of - 1, evenly spaced with both ends; all of them where there are fewer."""
+    return np.unique(np.linspace(0, of - 1, min(count, of)).round().astype(int)).tolist()
+
+
+def shuffled(count: int, most: int | None, seed: int) -> list[int]:
+    """Rows in random order, at most so many."""
+    return np.random.default_rng(seed).permutation(count)[:most].tolist()
