@@ -6,56 +6,33 @@ import copy
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import Any, Protocol, overload
+from contextlib import contextmanager
+from typing import Any, Literal, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gfnet_fast.checkpoints import load
 from gfnet_fast.checkpoints.files import check_device
-from gfnet_fast.engine.eager import EagerEngine
+from gfnet_fast.decoding import Decoded
+from gfnet_fast.engine.answers import Answer, PassError
+from gfnet_fast.engine.engine import Engine
+from gfnet_fast.engine.loop import FAR
+from gfnet_fast.engine.prepare import check_dtype
 from gfnet_fast.errors import BudgetError, DeviceError, InputError
 from gfnet_fast.exits import Budget, resolve
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.results import Prediction, Result
-from gfnet_fast.sources import Source, check_batch, describe, expand, is_one, read_image
+from gfnet_fast.sources import Source, check_batch, is_one, read_image
 
-DECODERS = min(8, os.cpu_count() or 1)
-
-
-class Engine(Protocol):
-    """What a predictor needs of an engine."""
-
-    def predict(self, images: Tensor, thresholds: Tensor) -> Prediction:
-        """uint8 ``[B, S, S, 3]`` or ``[B, 3, S, S]``, or normalised float; thresholds ``[T]``."""
-
-
-def _owned(item: Source) -> Source:
-    """An array or a tensor that its owner cannot change any more: frames often share one buffer."""
-    if isinstance(item, np.ndarray):
-        return item.copy()
-    return item.detach().clone() if isinstance(item, Tensor) else item
-
-
+BATCH = {"cpu": 16, "cuda": 128}
+COMPILE_AFTER = 120.0  # seconds of work; compiling a ResNet-50 takes about as long
 DTYPES = {
     "auto": torch.float32,
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-def check_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The precision of that name; DeviceError where `device` does not have it."""
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if found is None or found not in DTYPES.values():
-        raise DeviceError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    if found == torch.float16 and device.type == "cpu":
-        raise DeviceError("dtype: expected float32 or bfloat16 on a CPU, got float16")
-    return found
 
 
 class Predictor:
@@ -68,16 +45,28 @@ class Predictor:
     device : "auto", str or torch.device
         ``"auto"`` is the first CUDA device where there is one, and else the CPU.
     dtype : "auto", "float32", "bfloat16", "float16" or torch.dtype
-        Of the encoders; everything else is float32. ``"auto"`` is float32. DeviceError where the device does
-        not have it.
+        What the networks compute in; logits, exits and crops' places are float32 always. ``"auto"`` is
+        float32. DeviceError where the device does not have it.
     budget : Budget, optional
         What the mean image may cost. None takes the model's own default thresholds, or, for a model
         without any, all steps for every image.
     compile : "auto", "always" or "never"
-        Whether the encoders go through torch.compile, which takes a minute or so at the first batch.
-        ``"auto"`` does not: the predictor cannot see how much work is to come.
-    batch : int
-        How many images go through together.
+        Whether the networks go through torch.compile, which takes minutes for a large one. ``"auto"`` does so
+        when two minutes of work (as measured here) have gone through or are in one batch.
+    batch : int, optional
+        The largest batch; 16 on a CPU and 128 on a GPU without it.
+    mode : "throughput" or "latency"
+        With ``"latency"`` a stream answers each image before it asks for the next, as a camera needs it;
+        otherwise it takes images in until a batch is full.
+    deadline_ms : float, optional
+        Milliseconds that an image may take, from when the engine takes it in. What has not left by then
+        leaves with its newest prediction; an image that has none is an error in its place. Not with
+        ``mode="latency"``.
+
+    Notes
+    -----
+    The engine is built at the first image: batch norms are folded, the faster memory layout is found and
+    each stage is timed. Calls from several threads, or a call while a stream is open, get an engine each.
     """
 
     def __init__(
@@ -88,14 +77,22 @@ class Predictor:
         budget: Budget | None = None,
         compile: str = "auto",
         *,
-        batch: int = 64,
+        batch: int | None = None,
+        mode: Literal["throughput", "latency"] = "throughput",
+        deadline_ms: float | None = None,
     ) -> None:
         if not isinstance(model, GFNet):
             raise InputError(f"model: expected a GFNet, got {type(model).__name__}; see gfnet_fast.load")
-        if not isinstance(batch, int) or batch < 1:
+        if batch is not None and (not isinstance(batch, int) or batch < 1):
             raise InputError(f"batch: expected at least 1, got {batch}")
         if compile not in ("auto", "always", "never"):
             raise InputError(f"compile: expected 'auto', 'always' or 'never', got {compile!r}")
+        if mode not in ("throughput", "latency"):
+            raise InputError(f"mode: expected 'throughput' or 'latency', got {mode!r}")
+        if deadline_ms is not None and (mode == "latency" or not deadline_ms > 0):
+            raise InputError(
+                f"deadline_ms: expected more than 0, and mode 'throughput', got {deadline_ms}, {mode!r}"
+            )
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = check_device(device)
@@ -103,10 +100,13 @@ class Predictor:
             model = copy.deepcopy(model).to(self.device)
         self.model = model.eval()
         self.config = model.config
-        self.batch = batch
+        self.batch = batch or BATCH.get(self.device.type, 16)
+        self.dtype = _dtype(dtype, self.device)
+        self.compile, self.mode, self.deadline_ms = compile, mode, deadline_ms
+        self._engines: list[Engine] = []
+        self._idle: list[Engine] = []
+        self._images = 0
         self.budget = budget
-        self.dtype = check_dtype(dtype, self.device)
-        self._engine: Engine = EagerEngine(self.model, batch, self.dtype, compile == "always")
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **options: Any) -> Predictor:
@@ -115,7 +115,7 @@ class Predictor:
 
     @property
     def budget(self) -> Budget | None:
-        """What the mean image may cost; may be set at any time, for the batches that follow."""
+        """What the mean image may cost; may be set at any time, for all images that have not left."""
         return self._budget
 
     @budget.setter
@@ -128,6 +128,8 @@ class Predictor:
         else:
             self._thresholds = self.model.default_thresholds().to(self.device)
         self._budget = budget
+        for engine in self._engines:
+            engine.thresholds = self._thresholds
 
     @property
     def thresholds(self) -> Tensor:
@@ -147,9 +149,47 @@ class Predictor:
         ------
         InputError
             On another shape, dtype or device, an empty batch, or (on a CPU) numbers that are not finite.
+        PassError
+            Where images could not be computed (memory ran out, say); it holds the others' predictions.
         """
         check_batch(images, self.config.image_size, self.device)
-        return self._engine.predict(images, self._thresholds)
+        with self._engine(len(images)) as engine:
+            self._images += len(images)
+            return engine.predict(images)
+
+    @contextmanager
+    def _engine(self, images: int = 0) -> Iterator[Engine]:
+        """An engine that nobody else uses, prepared for the work in sight: `images` and what has been."""
+        try:
+            engine = self._idle.pop()
+        except IndexError:
+            engine = self._build(compile=self.compile == "always")
+        if self._should_compile(engine, images):
+            self._engines.remove(engine)
+            engine = self._build(compile=True)
+        engine.thresholds = self._thresholds
+        try:
+            yield engine
+        finally:
+            self._idle.append(engine)
+
+    def _build(self, compile: bool) -> Engine:
+        buckets = sorted({max(1, self.batch // 16), max(1, self.batch // 4), self.batch})
+        engine = Engine(
+            self.model,
+            dtype=self.dtype,
+            mode=self.mode if self.deadline_ms is None else "deadline",
+            buckets=buckets,
+            compile=compile,
+            allowed=FAR if self.deadline_ms is None else self.deadline_ms / 1e3,
+        )
+        self._engines.append(engine)
+        return engine
+
+    def _should_compile(self, engine: Engine, images: int = 0) -> bool:
+        if self.compile != "auto" or engine.compiled:
+            return False
+        return (self._images + images) * engine.seconds_an_image > COMPILE_AFTER
 
     @overload
     def __call__(self, source: list[Source] | tuple[Source, ...]) -> list[Result]: ...
@@ -172,66 +212,84 @@ class Predictor:
         ----------
         source : path, folder, glob, PIL image, array, tensor, or an iterable of them
         on_error : "raise" or "return"
-            Whether an image that cannot be used raises InputError, or gives a Result with `error`.
+            Whether an image that cannot be used raises, after the results before it, InputError (PassError
+            where it could not be computed), or gives a Result with `error`.
         """
         if on_error not in ("raise", "return"):
             raise InputError(f"on_error: expected 'raise' or 'return', got {on_error!r}")
         return self._stream(source, on_error == "raise")
 
     def _stream(self, source: Source | Iterable[Source], strict: bool) -> Iterator[Result]:
-        pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="gfnet-decode")
-        waiting: deque[tuple[str, Future[Tensor]]] = deque()
-        named = ((describe(item, index), item) for index, item in enumerate(expand(source, strict)))
-        try:
-            while True:
-                for name, item in islice(named, 2 * self.batch - len(waiting)):
-                    if not isinstance(item, InputError):
-                        item = _owned(item)
-                    waiting.append((name, pool.submit(self._read, item)))
-                if not waiting:
-                    return
-                yield from self._results(
-                    [waiting.popleft() for _ in range(min(self.batch, len(waiting)))], strict
-                )
-        finally:
-            pool.shutdown(cancel_futures=True)
+        line: deque[tuple[str, Exception | None]] = deque()  # what is under way, in order
+        with Decoded(source, self._read, ahead=1 if self.mode == "latency" else 2 * self.batch) as decoded:
+            for first in decoded:
+                decoded.put_back(*first)
+                with self._engine() as engine:
+                    for answer in engine.stream(self._feed(decoded, engine, line, strict)):
+                        yield from self._failed(line, strict)
+                        name, _ = line.popleft()
+                        yield self._result(name, answer, strict)
+                yield from self._failed(line, strict)
 
-    def _read(self, item: Source | InputError) -> Tensor:
-        if isinstance(item, InputError):
-            raise item
-        return read_image(item, self.config)
-
-    def _results(self, batch: list[tuple[str, Future[Tensor]]], strict: bool) -> list[Result]:
-        results: list[Result | None] = []
-        images: list[Tensor] = []
-        for name, future in batch:
-            try:
-                images.append(future.result())
-                results.append(None)
-            except InputError as error:
+    def _feed(
+        self, decoded: Decoded, engine: Engine, line: deque[tuple[str, Exception | None]], strict: bool
+    ) -> Iterator[Tensor]:
+        """Images for one engine: up to the first float where bytes came before, or a reason to compile."""
+        floats = False
+        for count, (name, image) in enumerate(decoded):
+            if isinstance(image, InputError):
+                line.append((name, image))
                 if strict:
-                    raise
-                results.append(Result(name, error=str(error)))
-        if images:
-            predicted = iter(self._predict_images(images))
-        return [result or next(predicted)(name) for result, (name, _) in zip(results, batch, strict=True)]
+                    return
+                continue
+            if count and ((image.is_floating_point() and not floats) or self._should_compile(engine)):
+                decoded.put_back(name, image)
+                return
+            line.append((name, None))
+            self._images += 1
+            floats = floats or image.is_floating_point()
+            image = image.to(self.device, non_blocking=True)
+            yield self.model.normalise(image[None])[0] if floats and not image.is_floating_point() else image
 
-    def _predict_images(self, images: list[Tensor]) -> list[Any]:
-        if len({image.dtype for image in images}) > 1:
-            images = [i if i.is_floating_point() else self.model.normalise(i[None])[0] for i in images]
-        out = Prediction(*(t.cpu() for t in self.predict_batch(torch.stack(images).to(self.device))))
-        return [lambda name, row=row: self._result(name, out, row) for row in range(len(images))]
+    @staticmethod
+    def _failed(line: deque[tuple[str, Exception | None]], strict: bool) -> Iterator[Result]:
+        """Results of the sources at the head of the line that could not be used."""
+        while line and line[0][1] is not None:
+            name, error = line.popleft()
+            assert error is not None
+            if strict:
+                raise error
+            yield Result(name, error=str(error))
 
-    def _result(self, name: str, out: Prediction, row: int) -> Result:
-        class_id, step = int(out.class_id[row]), int(out.exit_step[row])
+    def _read(self, item: Source) -> Tensor:
+        image = read_image(item, self.config)
+        return image.pin_memory() if self.device.type == "cuda" else image
+
+    def _result(self, name: str, answer: Answer, strict: bool) -> Result:
+        error = answer.error
+        if error is None and answer.exit_step == 0:
+            error = f"expected a prediction within {self.deadline_ms} ms, got none"
+        if error is not None:
+            if strict:
+                raise PassError({name: error})
+            return Result(name, error=f"{name}: {error}")
+        class_id, step = answer.class_id, answer.exit_step
         assert self.config.macs is not None
         return Result(
             source=name,
             class_id=class_id,
             label=self.model.labels[class_id] if self.model.labels else None,
-            confidence=float(out.confidence[row]),
+            confidence=answer.confidence,
             exit_step=step,
-            origins=tuple((int(r), int(c)) for r, c in out.origins[row, : step - 1]),
+            origins=tuple((int(r), int(c)) for r, c in answer.origins[: step - 1].tolist()),
             macs=self.config.macs[step - 1],
-            logits=out.logits[row],
+            logits=answer.logits.cpu(),
         )
+
+
+def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found is None:
+        raise DeviceError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    check_dtype(found, device)
+    return found

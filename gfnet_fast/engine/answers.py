@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +19,17 @@ class Full(GFNetError, RuntimeError):
 
 
 class PassError(GFNetError, RuntimeError):
-    """Some images could not be computed: `errors` maps their index to why, `prediction` holds the others."""
+    """Images could not be computed: `errors` maps their index, or name in a stream, to why.
 
-    def __init__(self, errors: dict[int, str], prediction: Prediction) -> None:
-        first = next(iter(errors))
-        super().__init__(
-            f"{len(errors)} of {len(prediction.class_id)} images failed; image {first}: {errors[first]}"
-        )
+    `prediction` holds the other images' predictions; None in a stream, which has given them already.
+    """
+
+    def __init__(self, errors: Mapping[int | str, str], prediction: Prediction | None = None) -> None:
+        first, why = next(iter(errors.items()))
+        message = f"{first}: {why}"
+        if prediction is not None:
+            message = f"{len(errors)} of {len(prediction.class_id)} images failed; image {message}"
+        super().__init__(message)
         self.errors, self.prediction = errors, prediction
 
 

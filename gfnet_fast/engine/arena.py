@@ -27,7 +27,7 @@ class Arena:
     room : float32 ``[C, 2]``
         Height and width of an image less the patch: how far a crop's origin can go.
     feature_map : ``[C, M]``, flattened in channel, row, column order; the policy reads it one launch later
-    policy : ``[C, Wp]``, the policy's recurrent state
+    policy : float32 ``[C, Wp]``, the policy's recurrent state
     memory : ``[C, Wc]``, what the classifier keeps of earlier steps
     logits, confidence, label : ``[C, 2, K]``, ``[C, 2, 1]``, ``[C, 2, 1]``
         The newest prediction, in turn at odd and even steps: one that is being written leaves the one
@@ -47,7 +47,7 @@ class Arena:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """`widths`: M, Wp and Wc; `dtype`: what the stages compute in."""
+        """`widths`: M, Wp and Wc; `dtype`: what encoders and classifier compute in."""
 
         def rows(*shape: int, of: torch.dtype) -> Tensor:
             return torch.zeros(capacity, *shape, dtype=of, device=device)
@@ -55,7 +55,8 @@ class Arena:
         self.capacity, self.patch, self.steps, self.device = capacity, patch, steps, device
         self.table = ImageTable(rows(ENTRY, of=torch.int64), torch.uint8)
         self.room = rows(2, of=torch.float32)
-        self.feature_map, self.policy, self.memory = (rows(width, of=dtype) for width in widths)
+        self.feature_map, self.memory = rows(widths[0], of=dtype), rows(widths[2], of=dtype)
+        self.policy = rows(widths[1], of=torch.float32)
         self.logits = rows(2, classes, of=torch.float32)
         self.confidence = rows(2, 1, of=torch.float32)
         self.label = rows(2, 1, of=torch.int32)

@@ -87,6 +87,7 @@ class Loop:
             if compile or costs is None:
                 measured = measure(self.stages, self.buckets, (self._graphs or self.stages).run)
         self.costs = measured if costs is None else costs
+        self.compiled = compile
         self._clock = clock
         self._transfer = Transfer(device, self.buckets[-1], self.in_flight)
         self._tickets = np.zeros(self.capacity, np.int64)

@@ -17,7 +17,7 @@ from gfnet_fast.errors import DeviceError
 Run = TypeVar("Run", bound=Callable[..., Any])
 
 # What a stage computes in; exits, the policy's last layer and its floor are float32 whatever it is.
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class _Tracer(Tracer):
@@ -150,6 +150,8 @@ def check_dtype(dtype: torch.dtype, device: torch.device) -> None:
     """Raise DeviceError where `device` does not compute in `dtype`."""
     if dtype not in DTYPES:
         raise DeviceError(f"dtype: expected one of {DTYPES}, got {dtype}")
+    if dtype == torch.float16 and device.type == "cpu":
+        raise DeviceError("dtype: expected float32 or bfloat16 on a CPU, got torch.float16")
     if dtype == torch.bfloat16 and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise DeviceError(
             "dtype: expected a CPU with AVX-512 for torch.bfloat16, got one without; use torch.float32"

@@ -98,21 +98,21 @@ class CascadedRows(nn.Module):
 
 
 class Look(nn.Module):
-    """The policy's next crops; its last layer, the sigmoid and the floor are float32."""
+    """The policy's next crops, in float32 whatever the encoders compute in."""
 
-    def __init__(self, model: GFNet, dtype: torch.dtype) -> None:
+    def __init__(self, model: GFNet) -> None:
         super().__init__()
         policy = model.policy
-        self.state_encoder = copy.deepcopy(policy.state_encoder).to(dtype)
-        self.gru = copy.deepcopy(policy.gru).to(dtype)
-        self.actor = copy.deepcopy(policy.actor).float()
+        self.state_encoder, self.gru, self.actor = map(
+            copy.deepcopy, (policy.state_encoder, policy.gru, policy.actor)
+        )
         self.shape = (-1,) if policy.flattens_first else model.map_shape
 
     def forward(self, feature_map: Tensor, state: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
         """``map [n, M]``, ``state [n, W]``, ``room [n, 2]`` -> ``(origins int32 [n, 2], state)``."""
-        state = self.gru(self.state_encoder(feature_map.unflatten(1, self.shape)), state)
+        state = self.gru(self.state_encoder(feature_map.unflatten(1, self.shape).float()), state)
         # Not a number would become an address: it is the first row and column instead.
-        action = self.actor(state.float()).nan_to_num(0.0)
+        action = self.actor(state).nan_to_num(0.0)
         return torch.floor(action * room).int(), state
 
 
@@ -140,17 +140,16 @@ class Stages:
         """`rows`: the batch size at which the layout is chosen where none is given."""
         config = model.config
         self.config, self.arena, self.dtype = config, arena, dtype
-        encoders = [
-            Prepared(encoder, config.patch_size, rows, dtype, layout)
-            for encoder in (model.global_encoder, model.local_encoder)
-        ]
-        self.folded = sum(encoder.folded for encoder in encoders)
-        self.layouts = [encoder.layout for encoder in encoders]
+        if arena.device.type == "cpu":
+            rows = min(rows, 8)  # enough to tell, and seconds less than a large batch
+        glance = Prepared(model.global_encoder, config.patch_size, rows, dtype, layout)
+        focus = Prepared(model.local_encoder, config.patch_size, rows, dtype, glance.layout)
+        self.folded, self.layout = glance.folded + focus.folded, glance.layout
         self.head = model.global_encoder.head if config.glance_head else None
         self.classifier = classifier_rows(model, dtype, fixed)
         wrap: Callable[[Any], Any] = compiled if compile else lambda module: module
-        self.encode_glance, self.encode_focus = wrap(encoders[0]), wrap(encoders[1])
-        self.look = wrap(Look(model, dtype).eval().requires_grad_(False))
+        self.encode_glance, self.encode_focus = wrap(glance), wrap(focus)
+        self.look = wrap(Look(model).eval().requires_grad_(False))
         whole = isinstance(self.classifier, RecurrentRows) or fixed
         self.classify = wrap(self.classifier) if whole else self.classifier
 
