@@ -98,19 +98,18 @@ class CascadedRows(nn.Module):
 
 
 class Look(nn.Module):
-    """The policy's next crops, in float32 whatever the encoders compute in."""
+    """The policy's next crops; its GRU, its last layer and the floor are float32."""
 
-    def __init__(self, model: GFNet) -> None:
+    def __init__(self, model: GFNet, dtype: torch.dtype) -> None:
         super().__init__()
         policy = model.policy
-        self.state_encoder, self.gru, self.actor = map(
-            copy.deepcopy, (policy.state_encoder, policy.gru, policy.actor)
-        )
+        self.state_encoder = copy.deepcopy(policy.state_encoder).to(dtype)
+        self.gru, self.actor = copy.deepcopy(policy.gru), copy.deepcopy(policy.actor)
         self.shape = (-1,) if policy.flattens_first else model.map_shape
 
     def forward(self, feature_map: Tensor, state: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
         """``map [n, M]``, ``state [n, W]``, ``room [n, 2]`` -> ``(origins int32 [n, 2], state)``."""
-        state = self.gru(self.state_encoder(feature_map.unflatten(1, self.shape).float()), state)
+        state = self.gru(self.state_encoder(feature_map.unflatten(1, self.shape)).float(), state)
         # Not a number would become an address: it is the first row and column instead.
         action = self.actor(state).nan_to_num(0.0)
         return torch.floor(action * room).int(), state
@@ -149,7 +148,7 @@ class Stages:
         self.classifier = classifier_rows(model, dtype, fixed)
         wrap: Callable[[Any], Any] = compiled if compile else lambda module: module
         self.encode_glance, self.encode_focus = wrap(glance), wrap(focus)
-        self.look = wrap(Look(model).eval().requires_grad_(False))
+        self.look = wrap(Look(model, dtype).eval().requires_grad_(False))
         whole = isinstance(self.classifier, RecurrentRows) or fixed
         self.classify = wrap(self.classifier) if whole else self.classifier
 
