@@ -4,13 +4,18 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 BUILD_FILES = pyproject.toml setup.py constraints.txt $(shell find csrc CMakeLists.txt -type f)
 
-.PHONY: demo test lint sanitizers clean
+.PHONY: demo test bench lint sanitizers clean
 
 demo: .venv/.core
 	.venv/bin/gfnet-fast demo --output demo.png
 
 test: .venv/.dev
 	.venv/bin/python -m pytest -q tests
+
+# Every budget of the embedded model and what it replaces: rows in bench/results, curves in build/budgets.html.
+bench: .venv/.report
+	mkdir -p build
+	.venv/bin/gfnet-fast bench --csv bench/results/budgets.csv --html build/budgets.html
 
 lint: .venv/.dev
 	.venv/bin/ruff check .
@@ -31,6 +36,10 @@ sanitizers: .venv/.dev
 
 .venv/.dev: .venv/.core
 	$(PIP) install -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/.report: .venv/.core
+	$(PIP) install -c constraints.txt -e '.[report]'
 	touch $@
 
 clean:

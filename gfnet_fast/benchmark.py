@@ -35,8 +35,9 @@ from gfnet_fast.model.macs import static_macs
 
 KEY = ("model", "way", "budget_macs", "dtype", "prepared", "batch", "images", "machine")
 FIELDS = (
-    *KEY, "accuracy", "accuracy_low", "accuracy_high", "agreement", "mean_macs", "mean_steps", "shares",
-    "images_per_second", "p25_ms", "p50_ms", "p75_ms", "ideal", "rounds", "load", "torch", "version", "commit",
+    *KEY, "default", "accuracy", "accuracy_low", "accuracy_high", "agreement", "mean_macs", "mean_steps",
+    "shares", "images_per_second", "p25_ms", "p50_ms", "p75_ms", "ideal", "rounds", "load", "torch",
+    "version", "commit",
 )  # fmt: skip
 GATE = 0.999
 """Share of the images whose class and exit step have to be those of the trace, in float32."""
@@ -119,6 +120,7 @@ def run_benchmark(
         ).to(model.device)
         for place in places
     }
+    own = float(calibration.mean_macs[calibration.default_row])
     default = torch.from_numpy(calibration.thresholds[calibration.default_row].copy()).to(model.device)
     never = torch.full((config.steps,), 1e8, device=model.device)
     say("tracing, for the gate")
@@ -142,24 +144,23 @@ def run_benchmark(
         answers = expected(row, len(images))
         for name, runner, form in (("engine", engine, prepared), ("eager", eager, "plain")):
             run = _predict(runner, images, row)
-            contenders.append(
-                Contender(name, run, len(images), budget, prepared=form, expected=answers)
-            )
+            contenders.append(Contender(name, run, len(images), budget, prepared=form, expected=answers))
     for name, runner, form in (("engine, all steps", engine, prepared), ("eager, all steps", eager, "plain")):
         answers = expected(never, len(images))
         run = _predict(runner, images, never)
         contenders.append(Contender(name, run, len(images), prepared=form, expected=answers))
     if _has_bfloat16(model.device):
         half = Engine(model, dtype=torch.bfloat16, buckets=buckets, compile=options.compile)
-        budget = float(calibration.mean_macs[calibration.default_row])
         run = _predict(half, images, default)
         answers = expected(default, len(images))
-        contenders.append(Contender("engine", run, len(images), budget, "bfloat16", prepared, answers))
+        contenders.append(Contender("engine", run, len(images), own, "bfloat16", prepared, answers))
     contenders.append(
         Contender("official", official(model, few, options.batch), len(few), prepared="plain",
                   expected=expected(never, len(few)))
     )  # fmt: skip
-    contenders.append(Contender("static", static(model, few, options.batch, options.compile), len(few), prepared=prepared))
+    contenders.append(
+        Contender("static", static(model, few, options.batch, options.compile), len(few), prepared=prepared)
+    )
 
     answers_of = []
     for contender in contenders:
@@ -196,6 +197,7 @@ def run_benchmark(
             **about, "way": contender.way, "dtype": contender.dtype, "prepared": contender.prepared,
             "images": count,
             "budget_macs": "" if contender.budget is None else f"{contender.budget:.0f}",
+            "default": "yes" if contender.budget == own else "",
             "accuracy": f"{100 * right / count:.3f}",
             "accuracy_low": f"{100 * low:.3f}", "accuracy_high": f"{100 * high:.3f}",
             "agreement": "" if contender.expected is None
@@ -243,7 +245,9 @@ def official(model: GFNet, images: Tensor, batch: int) -> Callable[[], Answers]:
 
 def static(model: GFNet, images: Tensor, batch: int, compile: bool = False) -> Callable[[], Answers]:
     """The local backbone and its own head on whole images: folded, in its faster layout."""
-    encoder: Any = Prepared(model.local_encoder, model.config.image_size, min(batch, len(images)), torch.float32)
+    encoder: Any = Prepared(
+        model.local_encoder, model.config.image_size, min(batch, len(images)), torch.float32
+    )
     encoder = compiled(encoder) if compile else encoder
 
     @torch.no_grad()

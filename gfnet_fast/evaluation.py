@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,7 +117,7 @@ def measure_costs(
         The median counts; in each round every budget has its turn.
     """
     if calibration.shares is None:
-        raise BudgetError("measure_costs: expected a calibration with known shares; use `gfnet-fast calibrate`")
+        raise BudgetError("calibration: expected one with known shares; make it with `gfnet-fast calibrate`")
     fitted = runs or 2 * predictor.config.steps + 1
     places = np.linspace(0, len(calibration.thresholds) - 1, 2 * fitted - 1)
     rows = [Budget(thresholds=tuple(calibration.at(place).tolist())) for place in places]
@@ -130,7 +131,7 @@ def measure_costs(
         progress(len(images))
 
     try:
-        times = time_in_turn([lambda i=i: run(i) for i in range(len(rows))], rounds, predictor.device)
+        times = time_in_turn([partial(run, i) for i in range(len(rows))], rounds, predictor.device)
     finally:
         predictor.budget = before
     milliseconds = 1e3 * in_step(times) / len(images)
@@ -179,7 +180,7 @@ def in_step(times: Array) -> Array:
 
 
 def stored_anytime(path: Path, steps: int) -> Array | None:
-    """Accuracy of each step, percent ``[T]``, as an official file states it; None where it has no real ones."""
+    """Accuracy of each step, percent ``[T]``, as an official file states it; None where it does not."""
     from gfnet_fast.checkpoints.official import _unpickle
 
     stated = _unpickle(path).get("anytime_classification")

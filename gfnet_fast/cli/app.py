@@ -35,7 +35,15 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 def main() -> None:
     """Run the command line; an error that a user can mend is one line on stderr."""
-    from gfnet_fast.cli import calibrate, checkpoint, demo, evaluate, predict  # noqa: F401  (each adds its commands)
+    from gfnet_fast.cli import (  # noqa: F401  (each adds its commands)
+        bench,
+        calibrate,
+        checkpoint,
+        demo,
+        evaluate,
+        predict,
+        report,
+    )
 
     try:
         app(prog_name="gfnet-fast")

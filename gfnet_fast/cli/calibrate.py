@@ -54,7 +54,7 @@ def calibrate(
     compile: Annotated[bool, typer.Option("--compile", help="Time compiled networks.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> None:
-    """Find thresholds for every budget on labelled images, and write them into the model's thresholds.json."""
+    """Find thresholds for every budget on labelled images, and write them into the model's folder."""
     target = _target(model, output)
     import torch
 
@@ -98,7 +98,9 @@ def calibrate(
         network.calibration = calibration
         save(network, output)
     _print(calibration, found, judged, costs)
-    print(f"wrote {target}: {len(calibration.thresholds)} rows from {calibration.count} images", file=sys.stderr)
+    print(
+        f"wrote {target}: {len(calibration.thresholds)} rows from {calibration.count} images", file=sys.stderr
+    )
 
 
 def _target(model: str, output: Path | None) -> Path:
@@ -111,27 +113,27 @@ def _target(model: str, output: Path | None) -> Path:
         return output / "thresholds.json"
     if model_path(model) != model or not Path(model).is_dir():
         what = "one that came with the package" if model_path(model) != model else "a file, or nothing"
-        raise InputError(f"{model}: expected a model folder to write thresholds into, got {what}; use --output")
+        raise InputError(
+            f"{model}: expected a model folder to write thresholds into, got {what}; use --output"
+        )
     return Path(model) / "thresholds.json"
 
 
-def _print(
-    calibration: Calibration, found: Steps, judged: Steps | None, costs: MeasuredCosts | None
-) -> None:
-    from rich.console import Console
-
+def _print(calibration: Calibration, found: Steps, judged: Steps | None, costs: MeasuredCosts | None) -> None:
     from gfnet_fast.evaluation import spread
     from gfnet_fast.exits import compare_paths, official_shares, thresholds_for_shares
     from gfnet_fast.exits.official import evaluate_rows
 
-    console = Console(highlight=False)
+    console = wide_console()
     assert calibration.shares is not None
     assert calibration.mean_macs is not None
     picks = spread(ROWS, len(calibration.thresholds))
     columns = ["M multiply-adds", "accuracy, %", "steps", "% leaving at each"]
     if judged is not None:
         columns += ["held out: M multiply-adds", "off, %", "accuracy, %"]
-        kept = evaluate_rows(judged.confidences, judged.correct, calibration.thresholds, calibration.model.macs)
+        kept = evaluate_rows(
+            judged.confidences, judged.correct, calibration.thresholds, calibration.model.macs
+        )
     table = plain_table("", *columns)
     steps = range(1, calibration.model.steps + 1)
     for row in picks:
@@ -158,7 +160,7 @@ def _print(
             calibration.thresholds, official, judged.confidences, judged.correct, calibration.model.macs
         )
         console.print(
-            f"over the official search, mean at its costs, on images held out: {gain.mean:+.2f} percent points "
+            f"over the official search, mean at its costs, on images held out: {gain.mean:+.2f} points "
             f"(95 %: {gain.mean_low:+.2f} to {gain.mean_high:+.2f}); everywhere at least "
             f"{gain.difference.min():+.2f} (band from {gain.band_low.min():+.2f})"
         )
@@ -174,6 +176,13 @@ def _print_costs(console: Any, calibration: Calibration, costs: MeasuredCosts) -
         table.add_row("", f"{asked:.3f}", f"{took:.3f}", f"{100 * (took / asked - 1):+.2f}")
     console.print(table)
     console.print(f"the costs explain the runs they were fitted on within {100 * costs.residual:.2f} %")
+
+
+def wide_console() -> Any:
+    """Where tables go: stdout, as wide as the terminal, or as they need where it is none."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def plain_table(*columns: str) -> Any:

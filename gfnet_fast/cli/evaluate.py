@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gfnet_fast.cli.app import FAILED, app, model_path
-from gfnet_fast.cli.calibrate import DATA_HELP, plain_table, progress
+from gfnet_fast.cli.calibrate import DATA_HELP, per_cent, plain_table, progress, wide_console
 
 DIGITS = 4000
 
@@ -30,7 +30,7 @@ def evaluate(
         float | None,
         typer.Option(
             min=0,
-            help="Fail (status 1) where an accuracy is so many percent points off the one that the model states.",
+            help="Fail (status 1) where an accuracy is so many points off the one that the model states.",
         ),
     ] = None,
     images: Annotated[
@@ -83,7 +83,12 @@ def summary(network: Any, steps: Any, stored: Any = None) -> dict[str, Any]:
         }
         for step, right in enumerate(steps.correct, 1)
     ]
-    facts: dict[str, Any] = {"images": count, "data_hash": steps.data_hash, "anytime": anytime, "budgeted": []}
+    facts: dict[str, Any] = {
+        "images": count,
+        "data_hash": steps.data_hash,
+        "anytime": anytime,
+        "budgeted": [],
+    }
     calibration = network.calibration
     if calibration is not None:
         found = evaluate_rows(steps.confidences, steps.correct, calibration.thresholds, macs)
@@ -110,12 +115,9 @@ def _number(value: float) -> float | None:
 
 
 def _print(facts: dict[str, Any], rows: int) -> None:
-    from rich.console import Console
-
-    from gfnet_fast.cli.calibrate import per_cent
     from gfnet_fast.evaluation import spread
 
-    console = Console(highlight=False)
+    console = wide_console()
     table = plain_table("anytime: step", "M multiply-adds", "accuracy, %", "95 % interval", "stated")
     for row in facts["anytime"]:
         low, high = row["interval"]
@@ -130,8 +132,8 @@ def _print(facts: dict[str, Any], rows: int) -> None:
     for i in spread(rows, len(facts["budgeted"])):
         row = facts["budgeted"][i]
         stated = None if row["stated_macs"] is None else row["stated_macs"] / 1e6
-        cells = f"{row['macs'] / 1e6:.2f}", _shown(stated), f"{row['accuracy']:.2f}", _shown(row["stated"])
-        table.add_row(str(i), *cells, per_cent(row["shares"]))
+        found = f"{row['macs'] / 1e6:.2f}", _shown(stated), f"{row['accuracy']:.2f}", _shown(row["stated"])
+        table.add_row(str(i), *found, per_cent(row["shares"]))
     console.print(table)
     off = [abs(accuracy - stated) for accuracy, stated in _pairs(facts)]
     if off:
@@ -161,5 +163,7 @@ def _check(facts: dict[str, Any], most: float) -> None:
     far = [pair for pair in pairs if abs(pair[0] - pair[1]) > most]
     if far or not pairs:
         what = f"{len(far)} of {len(pairs)} farther off" if pairs else "a model that states none"
-        print(f"check: expected accuracies within {most:g} points of those stated, got {what}", file=sys.stderr)
+        print(
+            f"check: expected accuracies within {most:g} points of those stated, got {what}", file=sys.stderr
+        )
         raise typer.Exit(FAILED)

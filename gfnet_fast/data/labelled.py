@@ -59,7 +59,8 @@ class LabelledFolder:
         self, folder: str | os.PathLike[str], config: GFNetConfig, names: Sequence[str] | None = None
     ) -> None:
         root = Path(folder)
-        folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+        inside = root.iterdir() if root.is_dir() else ()
+        folders = sorted(path for path in inside if path.is_dir() and not path.name.startswith("."))
         if not folders:
             raise InputError(f"{root}: expected a folder with a folder of images for each class, got none")
         found = [path.name for path in folders]

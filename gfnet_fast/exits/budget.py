@@ -109,9 +109,7 @@ def resolve(
         return cap_steps(check_thresholds(budget.thresholds, steps), budget.max_steps)
     if calibration is None:
         what = f"a budget in {budget.target} needs a calibration, and this model has none"
-        raise BudgetError(
-            f"{what}; make one with `gfnet-fast calibrate`, or give thresholds or max_steps"
-        )
+        raise BudgetError(f"{what}; make one with `gfnet-fast calibrate`, or give thresholds or max_steps")
     return calibration.resolve(budget, device=device)
 
 

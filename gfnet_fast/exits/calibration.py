@@ -33,6 +33,8 @@ POINTS = 257
 DEFAULT_LOSS = 0.5
 """Percent points of accuracy that a model gives up where no budget is named."""
 
+MEASURE = "use `gfnet-fast calibrate --time`"
+
 Array = NDArray[np.float64]
 
 
@@ -201,12 +203,10 @@ class Calibration:
         """
         if target == "latency_ms":
             if self.cost is None:
-                raise BudgetError("latency_ms: expected measured costs, got none; use `gfnet-fast calibrate --time`")
+                raise BudgetError(f"latency_ms: expected measured costs, got none; {MEASURE}")
             if (here := device_name(device)) != self.cost.device:
                 wanted = f"costs measured on {here!r}"
-                raise BudgetError(
-                    f"latency_ms: expected {wanted}, got {self.cost.device!r}; use `gfnet-fast calibrate --time`"
-                )
+                raise BudgetError(f"latency_ms: expected {wanted}, got {self.cost.device!r}; {MEASURE}")
             price = np.array(self.cost.milliseconds)
         else:
             price = np.array(self.model.macs)

@@ -58,7 +58,8 @@ class ModelIdentity:
 class CostTable:
     """Measured costs: mean milliseconds an image that exits at step 1..T takes, on one named device.
 
-    `device` is as :func:`device_name` has it. `settings` says how it was measured (precision, batch, versions), for people to read.
+    `device` is as :func:`device_name` has it. `settings` says how it was measured (precision, batch,
+    versions), for people to read.
     """
 
     device: str

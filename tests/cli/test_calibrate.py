@@ -1,0 +1,168 @@
+"""`gfnet-fast calibrate`: the thresholds are those of the search, and the costs those of the engine."""
+
+import hashlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from cli_runner import run, save_by_class
+
+import gfnet_fast as gf
+from gfnet_fast import evaluation
+from gfnet_fast.data.labelled import LabelledFolder
+from gfnet_fast.evaluation import measure_costs, shuffled, trace_steps
+from gfnet_fast.exits import Budget, ModelIdentity, calibrate, device_name, exit_steps, load_calibration
+from tests.conftest import random_images, tiny_model
+
+NAMES = [f"class {letter}" for letter in "abcdefg"]
+COUNT = 260
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labelled")
+    save_by_class(folder, random_images(COUNT, 80, seed=5), [i % 7 for i in range(COUNT)], NAMES)
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_thresholds_are_those_of_the_search_on_these_images(capsys, model, folder):
+    done = run(capsys, "calibrate", model, "--data", folder, "--holdout", 0.2, "--seed", 3)
+    assert done.status == 0, done.err
+    network = gf.load(model)
+    data = LabelledFolder(folder, network.config)
+    rows = shuffled(COUNT, None, 3)[52:]
+    images = torch.cat([data.images([row]) for row in rows])
+    labels = data.labels[rows]
+    confidence, label = network.trace(network.normalise(images)).logits.softmax(-1).max(-1)
+    mine = calibrate(ModelIdentity.of(network.config), confidence, label == labels, seed=3)
+    made = network.calibration
+    np.testing.assert_allclose(made.thresholds, mine.thresholds, atol=1e-5)
+    assert (made.count, made.source, made.notes) == (208, "joint", mine.notes)
+    assert any("over the official one" in note for note in made.notes)
+    digest = hashlib.sha256()
+    for at in range(0, 208, 64):
+        digest.update(images[at : at + 64].numpy().tobytes() + labels[at : at + 64].numpy().tobytes())
+    assert made.data_hash == digest.hexdigest()
+    assert "on 52 images held out" in done.out
+    assert "over the official search" in done.out
+
+
+def test_a_new_folder_for_what_has_none_to_write_into(capsys, model, folder, tmp_path):
+    out = tmp_path / "new"
+    done = run(
+        capsys, "calibrate", model, "--data", folder, "-o", out, "--images", 50, "--method", "official"
+    )
+    assert (done.status, (model / "thresholds.json").exists()) == (0, False), done.err
+    made, before = gf.load(out), gf.load(model)
+    assert (made.calibration.source, made.calibration.count) == ("official", 50)
+    assert all(torch.equal(made.state_dict()[name], t) for name, t in before.state_dict().items())
+    for args, message in (
+        ((model, "-o", out), "where nothing is yet"),
+        ((model, "-o", tmp_path / "no" / "new"), "expected a folder that exists"),
+        (("digits",), "use --output"),
+        ((model / "model.safetensors",), "use --output"),
+    ):
+        done = run(capsys, "calibrate", *args, "--data", folder)
+        assert (done.status, message in done.err) == (1, True), done.err
+
+
+def test_measured_costs_make_budgets_in_time(capsys, model, folder):
+    done = run(capsys, "calibrate", model, "--data", folder, "--time", "--time-images", 64, "--rounds", 3)
+    assert done.status == 0, done.err
+    predictor = gf.Predictor(gf.load(model), device="cpu")
+    cost = predictor.model.calibration.cost
+    assert cost.device == device_name("cpu")
+    assert cost.settings["images"] == 64
+    low, high = cost.milliseconds[0], cost.milliseconds[-1]
+    predictor.budget = Budget(latency_ms=(low + high) / 2)
+    with pytest.raises(gf.BudgetError, match="latency_ms: expected"):
+        predictor.budget = Budget(latency_ms=2 * high)
+    assert "ms realised" in done.out
+    run(capsys, "calibrate", model, "--data", folder, "--images", 40)
+    assert load_calibration(model / "thresholds.json").cost == cost
+
+
+class Clockwork:
+    """A predictor whose images take known times by the step they leave at; some rounds are slower."""
+
+    def __init__(self, confidences, costs, batch_ms=0.0):
+        self.confidences, self.costs, self.batch_ms = confidences, costs, batch_ms
+        self.config, self.device = SimpleNamespace(steps=len(costs)), torch.device("cpu")
+        self.dtype, self.batch, self.compile = torch.float32, 16, "never"
+        self.budget = Budget(max_steps=1)
+        self.now, self.calls = 0.0, 0
+
+    def predict_batch(self, images):
+        steps = exit_steps(self.confidences, self.budget.thresholds)
+        slow = 3.0 if 40 < self.calls < 60 else 1.0
+        self.now += slow * (self.costs[steps - 1].sum() + self.batch_ms) / 1e3
+        self.calls += 1
+        return SimpleNamespace(exit_step=torch.from_numpy(steps))
+
+
+def test_costs_are_found_from_whole_runs(monkeypatch):
+    rng = np.random.default_rng(0)
+    levels = rng.random((4, 2000)).astype(np.float32)
+    right = rng.random((4, 2000)) < np.array([0.5, 0.6, 0.7, 0.8])[:, None]
+    path = calibrate(ModelIdentity("m", 8, 4, (1.0, 2.0, 3.0, 4.0)), levels, right)
+    costs = np.array([0.5, 1.25, 1.75, 2.75])
+    predictor = Clockwork(levels, costs, batch_ms=1.0)
+    monkeypatch.setattr(
+        evaluation,
+        "time",
+        SimpleNamespace(process_time=lambda: predictor.now, perf_counter=lambda: predictor.now),
+    )
+    found = measure_costs(predictor, torch.zeros(2000, 1), path)
+    np.testing.assert_allclose(found.table.milliseconds, costs, rtol=2e-3)
+    np.testing.assert_allclose(found.realised, found.requested, rtol=3e-3)
+    assert found.residual < 1e-3
+    assert (found.table.settings["images"], predictor.budget) == (2000, Budget(max_steps=1))
+
+
+def test_what_cannot_be_calibrated_on_is_refused(capsys, model, folder, tmp_path):
+    (tmp_path / "empty" / "a").mkdir(parents=True)
+    few = tmp_path / "few"
+    save_by_class(few, random_images(2, 80), [0, 1], NAMES)
+    broken = tmp_path / "broken"
+    save_by_class(broken, random_images(7, 80), range(7), NAMES)
+    (broken / NAMES[3] / "0003.png").write_bytes(b"\x89PNG")
+    for data, message in (
+        (tmp_path / "absent", "expected a folder with a folder of images for each class"),
+        (tmp_path / "empty", "expected 7 class folders"),
+        (few, "expected 7 class folders, or folders named as the model's labels, got 2"),
+        (broken, "0003.png: expected"),
+        ("digits", "expected a model of 192 px images and 10 classes"),
+    ):
+        done = run(capsys, "calibrate", model, "--data", data)
+        assert (done.status, message in done.err) == (1, True), done.err
+    assert not (model / "thresholds.json").exists()
+
+
+def test_folders_named_as_labels_have_those_classes(folder, tmp_path):
+    config = tiny_model().config
+    backwards = LabelledFolder(folder, config, NAMES[::-1])
+    assert [backwards.labels[i].item() for i in (0, COUNT - 1)] == [6, 0]
+    save_by_class(tmp_path, random_images(2, 80), [0, 1], NAMES)
+    assert LabelledFolder(tmp_path, config, NAMES).labels.tolist() == [0, 1]
+
+
+def test_labels_and_probabilities_that_are_none():
+    model = tiny_model()
+    data = SimpleNamespace(labels=torch.tensor([0, 7]), images=lambda rows: random_images(len(rows), 80))
+    with pytest.raises(gf.BudgetError, match=r"labels: expected 0\.\.6, got 0\.\.7"):
+        trace_steps(model, data, [0, 1])
+    with torch.no_grad():
+        model.classifier.fc.bias[2] = float("nan")
+    data.labels = torch.tensor([0, 1])
+    with pytest.raises(gf.BudgetError, match=r"confidences: expected numbers in 0\.\.1, got 8 of 8"):
+        trace_steps(model, data, [0, 1])
+    with pytest.raises(gf.BudgetError, match="expected at least one"):
+        trace_steps(model, data, [])

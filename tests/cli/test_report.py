@@ -1,0 +1,139 @@
+"""`gfnet-fast report`: one page of its own, with the rows' numbers."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from cli_runner import run
+
+from gfnet_fast.benchmark import FIELDS, merge_csv
+from gfnet_fast.errors import InputError
+from gfnet_fast.report import ReportError, draw_report, read_rows
+
+METRICS = Path(__file__).parents[2] / "gfnet_fast" / "assets" / "digits" / "metrics.jsonl"
+
+
+def row(way, budget="", accuracy=80.0, speed=100.0, macs=2e6, **more):
+    values = {
+        "model": "m <1>", "way": way, "budget_macs": budget, "dtype": "float32", "prepared": "folded",
+        "batch": 16, "images": 500, "machine": "cpu: test", "accuracy": accuracy, "mean_macs": macs,
+        "shares": "0.5/0.3/0.2", "images_per_second": speed, "p25_ms": 9, "p50_ms": 10, "p75_ms": 11,
+        "mean_steps": 1.7, "ideal": 0.5, "accuracy_low": accuracy - 1, "accuracy_high": accuracy + 1,
+    }  # fmt: skip
+    return {**dict.fromkeys(FIELDS, ""), **values, **more}
+
+
+ROWS = [
+    row("engine", "1000000", 71.25, 314.0, 1e6),
+    row("engine", "2000000", 78.5, 217.0, 2e6, default="yes"),
+    row("eager", "2000000", 78.5, 180.0, 2e6, default="yes", prepared="plain"),
+    row("engine", "2000000", 77.5, 434.0, 2e6, default="yes", dtype="bfloat16"),
+    row("engine, all steps", "", 79, 120.0, 4e6),
+    row("official", "", 79, 31.0, 4e6, prepared="plain"),
+    row("static", "", 12, 20.0, 9e6, mean_steps="", ideal=""),
+]
+
+
+def charts(page):
+    return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.S)]
+
+
+def words(chart):
+    return " ".join("".join(text.itertext()) for text in chart.iter("{http://www.w3.org/2000/svg}text"))
+
+
+def test_a_page_of_its_own_with_the_rows_numbers():
+    page = draw_report(ROWS)
+    assert not re.search(r"<script|<link|<img|@import|(src|href)=\"(?!#)|url\((?!#)", page)
+    assert "m &lt;1&gt;" in page
+    for number in ("71.25 (70.2 to 72.2)", "9.000 / 10.000 / 11.000", "<td>2.00 *</td>"):
+        assert number in page
+    curve, speed, exits, ladder = map(words, charts(page))
+    assert "engine (folded)" in curve
+    assert "cost only" in speed
+    assert "step 3" in exits
+    assert "at once" not in ladder
+    assert "crop by crop: 31, 1.00 x, 79.0 %" in ladder
+    assert "steps share full batches, batch norms folded: 217, 7.00 x, 78.5 %" in ladder
+    assert "in bfloat16, folded: 434, 14.00 x, 77.5 %" in ladder
+    assert "full image: 20, 0.65 x" in ladder
+
+
+def test_each_model_and_machine_has_its_own_charts():
+    page = draw_report([*ROWS, *(dict(one, machine="cuda: test") for one in ROWS)])
+    assert len(charts(page)) == 8
+    ids = [
+        element.get("id")
+        for chart in charts(page)
+        for element in chart.iter()
+        if element.tag.endswith("clipPath")
+    ]
+    assert ids
+
+
+def test_points_are_where_the_numbers_are():
+    """Higher accuracy is farther up, and twice the images a second twice as far right."""
+    (engine,) = (r for r in [ROWS[:2]])
+    marks = [
+        element
+        for element in charts(draw_report(engine))[0].iter("{http://www.w3.org/2000/svg}use")
+        if "0969da" in (element.get("style") or "")
+    ]
+    places = [(float(mark.get("x")), float(mark.get("y"))) for mark in marks][:2]
+    assert places[0][0] < places[1][0]
+    assert places[0][1] > places[1][1]
+
+
+def test_training_metrics_have_curves(capsys, tmp_path):
+    out = tmp_path / "page.html"
+    done = run(capsys, "report", METRICS, "-o", out)
+    assert (done.status, done.out) == (0, ""), done.err
+    text = out.read_text()
+    stages = {(r["stage"], r.get("what")) for r in map(json.loads, METRICS.read_text().splitlines())}
+    assert len(charts(text)) == len(stages)
+    policy = words(charts(text)[-2])
+    assert "reward" in policy
+    assert "step 4" in policy
+
+
+def test_rows_from_a_table_and_from_lines(capsys, tmp_path):
+    table, lines = tmp_path / "rows.csv", tmp_path / "rows.jsonl"
+    merge_csv(table, ROWS)
+    lines.write_text("".join(json.dumps(dict(one, model="other")) + "\n" for one in ROWS))
+    done = run(capsys, "report", table, lines, METRICS, "-o", tmp_path / "page.html")
+    assert done.status == 0, done.err
+    text = (tmp_path / "page.html").read_text()
+    assert len(charts(text)) > 8
+    assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("rows.txt", "", "expected a .csv or .jsonl file, got .txt"),
+        ("rows.csv", "a,b\n1,2\n", "row 1: expected columns"),
+        ("rows.jsonl", "{", "expected a JSON object a line"),
+        ("rows.jsonl", "[1]\n", "row 1: expected columns"),
+        ("rows.jsonl", "", "expected rows, got none"),
+    ],
+)
+def test_files_without_rows_are_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_rows(tmp_path / name)
+    with pytest.raises(InputError, match="expected"):
+        read_rows(tmp_path / f"absent-{name}")
+
+
+def test_numbers_that_are_none_and_no_matplotlib(monkeypatch):
+    with pytest.raises(InputError, match="expected numbers"):
+        draw_report([{**ROWS[0], "accuracy": "much"}])
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name)
+    )
+    with pytest.raises(ReportError, match=r"pip install 'gfnet-fast\[report\]'\), got no matplotlib"):
+        draw_report(ROWS)
