@@ -19,3 +19,7 @@ class BudgetError(GFNetError, ValueError):
 
 class DeviceError(GFNetError, RuntimeError):
     """A device or a precision that was asked for is not there."""
+
+
+class TrainingError(GFNetError, RuntimeError):
+    """Training cannot go on, for instance because a loss is not a number."""

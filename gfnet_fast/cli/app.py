@@ -43,6 +43,7 @@ def main() -> None:
         evaluate,
         predict,
         report,
+        train,
     )
 
     try:

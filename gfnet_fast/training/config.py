@@ -6,9 +6,13 @@ behaviour of the official training script.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from gfnet_fast.config import RELEASED, GFNetConfig
 from gfnet_fast.errors import InputError
 
 
@@ -22,6 +26,9 @@ class TrainConfig:
         Of stages 0 (the global encoder alone, on thumbnails), 1 (encoders and classifier, random crops),
         2 (the policy alone, PPO) and 3 (encoders and classifier, the policy's crops); 0 leaves one out.
     batch : int
+        Images of an update, over all processes.
+    accumulate : int
+        Parts that a process computes its share of a batch in, one after the other; saves memory.
     backbone_lr, classifier_lr : float, (float, float)
         Peak learning rates; the classifier's in stages 1 and 3. Cosine schedule by epoch.
     thumbnail_lr : float
@@ -40,11 +47,21 @@ class TrainConfig:
         The true class's probability minus that of the step before, or minus that after a random crop.
     amp : bool
         Whether the encoders run in bfloat16 (autocast); losses, actions and log-probabilities stay float32.
-    seed : int
+    ema : float
+        Decay of an exponential moving average of the weights in stages 0, 1 and 3, with which each of them
+        ends; 0: none.
+    scale, flip, color_jitter, auto_augment, erase : (float, float), float, float, str, float
+        How training images are drawn from those of a folder: the share of the area that a random crop has,
+        the chance of a flip, and timm's colour jitter, policy ("rand-m9-mstd0.5") and chance of erasing.
+    heldout, validation : float
+        Shares of each class that are kept from training for the thresholds and for the report, where the
+        folder does not name those parts; drawn by `split_seed`.
+    seed, split_seed : int
     """
 
     epochs: tuple[int, int, int, int] = (0, 60, 15, 60)
     batch: int = 256
+    accumulate: int = 1
     backbone_lr: float = 0.01
     classifier_lr: tuple[float, float] = (0.1, 0.01)
     thumbnail_lr: float = 0.01
@@ -61,17 +78,44 @@ class TrainConfig:
     ppo_epochs: int = 1
     reward: Literal["difference", "contrast"] = "difference"
     amp: bool = False
+    ema: float = 0.0
+    scale: tuple[float, float] = (0.08, 1.0)
+    flip: float = 0.5
+    color_jitter: float = 0.0
+    auto_augment: str = ""
+    erase: float = 0.0
+    heldout: float = 0.1
+    validation: float = 0.1
     seed: int = 0
+    split_seed: int = 0
 
     def __post_init__(self) -> None:
         if len(self.epochs) != 4 or min(self.epochs) < 0:
             raise InputError(f"epochs: expected four numbers of at least 0, one a stage, got {self.epochs}")
         if self.batch < 2:
             raise InputError(f"batch: expected at least 2 (batch norm), got {self.batch}")
-        if self.ppo_epochs < 1:
-            raise InputError(f"ppo_epochs: expected at least 1, got {self.ppo_epochs}")
+        for name in ("ppo_epochs", "accumulate"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.batch % self.accumulate:
+            raise InputError(f"accumulate: expected a divisor of batch {self.batch}, got {self.accumulate}")
+        for name in ("seed", "split_seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: expected at least 0, got {getattr(self, name)}")
         if not self.action_std > 0:
             raise InputError(f"action_std: expected more than 0, got {self.action_std}")
+        for name in ("ema", "heldout", "validation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}: expected 0 or more and less than 1, got {getattr(self, name)}")
+        rates = ("backbone_lr", "thumbnail_lr", "policy_lr", "momentum", "weight_decay", "auxiliary")
+        for name in rates:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name}: expected a number of at least 0, got {getattr(self, name)}")
+        for name in ("flip", "erase"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise InputError(f"scale: expected two shares of the area, the smaller first, got {self.scale}")
         if self.reward not in ("difference", "contrast"):
             raise InputError(f"reward: expected 'difference' or 'contrast', got {self.reward!r}")
 
@@ -87,12 +131,91 @@ FAMILIES: dict[str, TrainConfig] = {
 }
 
 
-def family_config(backbone: str, **overrides: Any) -> TrainConfig:
-    """The published hyper-parameters of a backbone's family (ResNet's for others), with some replaced.
+# How the released configurations of a family read feature maps and classify.
+_WIDE = {"policy": "linear", "policy_hidden": 2048, "policy_width": 1024}
+FORMS: dict[str, dict[str, Any]] = {
+    "resnet": _WIDE,
+    "densenet": _WIDE,
+    "regnet": {"glance_head": True},
+    "efficientnet": {"classifier": "cascaded"},
+    "mobilenetv3": {"classifier": "cascaded"},
+}
 
-    The family is looked for anywhere in the name: ``timm/tf_efficientnet_b2``,
-    ``torchvision/mobilenet_v3_large``.
+
+def family_of(backbone: str) -> str:
+    """The family in a backbone's name (``timm/tf_efficientnet_b2``, ``torchvision/mobilenet_v3_large``).
+
+    "resnet" where the name holds none.
     """
     name = backbone.rsplit("/", 1)[-1].replace("_", "")
-    config = next((config for family, config in FAMILIES.items() if family in name), _RESNET)
-    return replace(config, **overrides)
+    return next((family for family in FAMILIES if family in name), "resnet")
+
+
+def family_config(backbone: str, **overrides: Any) -> TrainConfig:
+    """The published hyper-parameters of a backbone's family (ResNet's for others), with some replaced."""
+    return replace(FAMILIES[family_of(backbone)], **overrides)
+
+
+def model_config(
+    backbone: str, patch_size: int, steps: int, image_size: int, classes: int, **overrides: Any
+) -> GFNetConfig:
+    """The network to train: the released one of these sizes, or one in its family's form."""
+    sizes = (backbone, patch_size, steps, image_size)
+    for known in RELEASED:
+        if sizes == (known.backbone, known.patch_size, known.steps, known.image_size):
+            return known.replace(classes=classes, **overrides)
+    form = {"name": backbone.rsplit("/", 1)[-1], **FORMS[family_of(backbone)], **overrides}
+    name = form.pop("name")
+    return GFNetConfig(name, backbone, patch_size, steps, image_size, classes=classes, **form)
+
+
+def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values for a dataclass's fields by their declared types; text is read as the field's type.
+
+    Numbers with commas between are a tuple, and JSON a mapping. InputError, which begins with `where`, says
+    which field is unknown or which value does not fit.
+    """
+    hints = get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    if unknown := sorted(set(values) - set(known)):
+        raise InputError(f"{where}: expected some of {', '.join(known)}, got {', '.join(unknown)}")
+    return {name: _as(hints[name], value, f"{where}: {name}") for name, value in values.items()}
+
+
+def _as(hint: Any, value: Any, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    wrong = InputError(f"{where}: expected {_says(hint)}, got {value!r}")
+    if origin is Literal:
+        if value in args:
+            return value
+        raise wrong
+    if origin is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)) or len(parts) != len(args):
+            raise wrong
+        return tuple(_as(arg, part, where) for arg, part in zip(args, parts, strict=True))
+    if hint is str:
+        if isinstance(value, str):
+            return value
+        raise wrong
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise wrong from None
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = dict if origin is not None and issubclass(origin, Mapping) else hint
+    if type(value) is not plain:
+        raise wrong
+    return value
+
+
+def _says(hint: Any) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, args))
+    if origin is tuple:
+        return f"{len(args)} values ({', '.join(_says(arg) for arg in args)})"
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return names.get(hint, "a JSON object")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gfnet_fast.exits import ModelIdentity, calibrate, exit_steps
+from gfnet_fast.intervals import wilson
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training.unroll import Chooser, unroll
 
@@ -93,3 +96,66 @@ def step_logits(
         parts.append(unroll(model, images, choose).logits)
         seen += len(images)
     return torch.cat(parts, 1)
+
+
+class Scores(NamedTuple):
+    """confidence : float32 ``[T, N]``, largest softmax probability; right : bool ``[T, N]``."""
+
+    confidence: Tensor
+    right: Tensor
+
+
+@torch.no_grad()
+def step_scores(
+    model: GFNet, batches: Iterable[tuple[Tensor, Tensor]], chooser: Callable[[int], Chooser] | None = None
+) -> Scores:
+    """How sure and how right every step is, on the CPU; batches are of images and labels.
+
+    Otherwise as :func:`step_logits`.
+    """
+    model.eval()
+    steps, seen = model.config.steps, 0
+    confidences, rights = [torch.empty(steps, 0)], [torch.empty(steps, 0, dtype=torch.bool)]
+    for images, labels in batches:
+        choose = learned(model) if chooser is None else chooser(seen)
+        confidence, label = unroll(model, images, choose).logits.softmax(-1).max(-1)
+        confidences.append(confidence.cpu())
+        rights.append((label == labels).cpu())
+        seen += len(images)
+    return Scores(torch.cat(confidences, 1), torch.cat(rights, 1))
+
+
+def find_exits(model: GFNet, heldout: Scores, data_hash: str) -> None:
+    """Give `model` its thresholds and their calibration, found on held-out images."""
+    identity = ModelIdentity.of(model.config)
+    found = calibrate(identity, heldout.confidence.numpy(), heldout.right.numpy(), data_hash=data_hash)
+    model.calibration = found
+    model.thresholds = torch.from_numpy(found.thresholds.copy())
+    model.default_row = found.default_row
+
+
+def summary(model: GFNet, by_policy: Mapping[str, Scores]) -> dict[str, Any]:
+    """Accuracy by step of each policy, with 95 % intervals, and what "learned" does with early exit."""
+    out: dict[str, Any] = {"policies": {}}
+    for name, scores in by_policy.items():
+        count = scores.right.shape[1]
+        out["policies"][name] = [
+            {"accuracy": total / count, "interval": wilson(total, count)}
+            for total in scores.right.sum(1).tolist()
+        ]
+    confidence, right = by_policy["learned"]
+    steps = torch.from_numpy(exit_steps(confidence, model.default_thresholds()))
+    hits = right[steps - 1, torch.arange(len(steps))]
+    at = [steps == k for k in range(1, model.config.steps + 1)]
+    assert model.config.macs is not None
+    out["exits"] = {
+        "thresholds": model.default_thresholds().tolist(),
+        "accuracy": hits.float().mean().item(),
+        "interval": wilson(int(hits.sum()), len(hits)),
+        "all_steps": right[-1].float().mean().item(),
+        "shares": [here.float().mean().item() for here in at],
+        "accuracies": [hits[here].float().mean().item() if here.any() else None for here in at],
+        "mean_steps": steps.float().mean().item(),
+        "mean_macs": sum(model.config.macs[k - 1] for k in steps.tolist()) / len(steps),
+    }
+    return out

@@ -11,19 +11,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gfnet_fast.model.gfnet import GFNet, StepState
+from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training.config import TrainConfig
+from gfnet_fast.training.distributed import ALONE, Draws, World
 from gfnet_fast.training.unroll import Views
 
 
 class Episodes(NamedTuple):
     """One batch of episodes of T - 1 actions.
 
-    maps : ``[T-1, B, C, h, w]``, what the policy saw; actions : ``[T-1, B, 2]``
+    maps : ``[T-1, B, C, h, w]``, what the policy saw; means, actions : ``[T-1, B, 2]``
     log_probs, rewards : ``[T-1, B]``; correct : ``[T, B]`` bool
     """
 
     maps: Tensor
+    means: Tensor
     actions: Tensor
     log_probs: Tensor
     rewards: Tensor
@@ -41,50 +43,50 @@ def normal_entropy(std: float) -> float:
 
 
 @torch.no_grad()
-def collect(model: GFNet, images: Tensor, labels: Tensor, config: TrainConfig) -> Episodes:
+def collect(
+    model: GFNet, images: Tensor, labels: Tensor, config: TrainConfig, draws: Draws | None = None
+) -> Episodes:
     """Play one episode an image, uint8 ``[B, S, S, 3]``, with sampled actions, in evaluation mode."""
+    draws = draws or Draws()
     views = Views(model, images)
     logits, state = model.first_step(views.thumbnail())
     scores = [_true(logits, labels)]
     correct = [logits.argmax(1) == labels]
-    maps, actions, log_probs, rewards = [], [], [], []
+    maps, means, actions, log_probs, rewards = [], [], [], [], []
     for step in range(2, model.config.steps + 1):
         state = state._replace(feature_map=state.feature_map.float())
         maps.append(state.feature_map)
         with torch.autocast(images.device.type, enabled=False):
             mean, state = model.look(state)
-        action = (mean + config.action_std * torch.randn_like(mean)).clamp(0, 1)
+        action = (mean + config.action_std * draws.normal(mean)).clamp(0, 1)
         before = state
         logits, state = model.next_step(views.patch(action), before, step)
         scores.append(_true(logits, labels))
         correct.append(logits.argmax(1) == labels)
-        baseline = (
-            scores[-2] if config.reward == "difference" else _random(model, views, labels, before, step)
-        )
+        if config.reward == "difference":
+            baseline = scores[-2]
+        else:
+            baseline = _true(model.next_step(views.patch(draws.uniform(mean)), before, step)[0], labels)
+        means.append(mean)
         actions.append(action)
         log_probs.append(log_prob(action, mean, config.action_std))
         rewards.append(scores[-1] - baseline)
-    return Episodes(*(torch.stack(part) for part in (maps, actions, log_probs, rewards, correct)))
+    return Episodes(*(torch.stack(part) for part in (maps, means, actions, log_probs, rewards, correct)))
 
 
 def _true(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.float().softmax(1).gather(1, labels[:, None]).squeeze(1)
 
 
-def _random(model: GFNet, views: Views, labels: Tensor, state: StepState, step: int) -> Tensor:
-    """The true class's probability had this step's crop been a random one."""
-    action = torch.rand(len(labels), 2, device=labels.device)
-    return _true(model.next_step(views.patch(action), state, step)[0], labels)
-
-
-def returns(rewards: Tensor, gamma: float) -> Tensor:
-    """Discounted sums of the rewards to come, ``[T-1, B]``, normalised over the batch."""
+def returns(rewards: Tensor, gamma: float, world: World = ALONE) -> Tensor:
+    """Discounted sums of the rewards to come, ``[T-1, B]``, normalised over the whole world's batch."""
     total, sums = torch.zeros_like(rewards[0]), []
     for reward in rewards.flip(0):
         total = reward + gamma * total
         sums.append(total)
     stacked = torch.stack(sums).flip(0)
-    return (stacked - stacked.mean()) / (stacked.std() + 1e-5)
+    everyones = world.gathered(stacked)
+    return (stacked - everyones.mean()) / (everyones.std() + 1e-5)
 
 
 def ppo_loss(model: GFNet, episodes: Episodes, targets: Tensor, config: TrainConfig) -> Tensor:

@@ -10,15 +10,11 @@ import torch.nn.functional as F
 from gfnet_kernels import crop, glance
 from torch import Tensor
 
-from gfnet_fast.errors import GFNetError
+from gfnet_fast.errors import TrainingError
 from gfnet_fast.model.gfnet import GFNet, crop_origins
 
 # (feature map, step that it prepares) -> actions [B, 2]; called T - 1 times.
 Chooser = Callable[[Tensor, int], Tensor]
-
-
-class TrainingError(GFNetError, RuntimeError):
-    """Training cannot go on, for instance because a loss is not a number."""
 
 
 class Views:

@@ -1,0 +1,119 @@
+"""`gfnet-fast train`."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gfnet_fast.cli.app import INTERRUPTED, app, stop
+from gfnet_fast.errors import InputError
+
+SETTINGS_HELP = "A field of TrainConfig, or model.FIELD of GFNetConfig: gamma=0.9, epochs=0,30,15,30."
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Option(help="Folder of images: train/CLASS/ and val/CLASS/, or CLASS/.")],
+    backbone: Annotated[str, typer.Option(help="timm/NAME or torchvision/NAME.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder, or one to go on in.")],
+    patch_size: Annotated[int, typer.Option(help="Pixels of the glance and the crops.")] = 96,
+    steps: Annotated[int, typer.Option(help="Steps at most, the glance included.")] = 5,
+    image_size: Annotated[int, typer.Option(help="Pixels of an image.")] = 224,
+    stages: Annotated[str | None, typer.Option(help="E.g. 1,2,3; by default those with epochs.")] = None,
+    pretrained: Annotated[str, typer.Option(help="'timm', or a file of the backbone's weights.")] = "",
+    init: Annotated[Path | None, typer.Option(help="A checkpoint of a whole model to begin with.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as JSON or TOML, by name.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help=SETTINGS_HELP)] = None,
+    batch: Annotated[int | None, typer.Option(help="Images of an update, over all processes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Determines the run, on a CPU to the bit.")] = None,
+    amp: Annotated[bool | None, typer.Option(help="Encoders in bfloat16.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2,
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the encoders.")] = False,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Encoders' layout.")] = False,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Updates between checkpoints.")] = 1000,
+    bad_images: Annotated[int, typer.Option(min=0, help="So many may be unreadable.")] = 0,
+    export: Annotated[str, typer.Option(help="'official': also write official.pth.tar.")] = "",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Metrics for TensorBoard.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")] = False,
+) -> None:
+    """Train on a folder of images, find thresholds on held-out ones, and measure.
+
+    A run that was interrupted or killed goes on when it is started again with the same command. Several
+    processes: torchrun --nproc-per-node N -m gfnet_fast.cli train ...
+    """
+    if export not in ("", "official"):
+        raise typer.BadParameter(f"export: expected 'official', got {export!r}")
+    numbers = _numbers(stages)
+    from gfnet_fast.config import GFNetConfig
+    from gfnet_fast.training.config import TrainConfig, checked, family_config
+    from gfnet_fast.training.folder import Interrupted, Job, Manner, train_folder
+
+    training, model = _file_settings(config) if config else ({}, {})
+    training, model = checked(TrainConfig, training, str(config)), checked(GFNetConfig, model, str(config))
+    for text in setting or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set: expected NAME=VALUE, got {text!r}")
+        if name.startswith("model."):
+            model.update(checked(GFNetConfig, {name.removeprefix("model."): value}, "--set model"))
+        else:
+            training.update(checked(TrainConfig, {name: value}, "--set"))
+    flags = {"batch": batch, "seed": seed, "amp": amp}
+    training.update({name: value for name, value in flags.items() if value is not None})
+    job = Job(
+        data,
+        output,
+        backbone,
+        patch_size,
+        steps,
+        image_size,
+        family_config(backbone, **training),
+        model,
+        pretrained,
+        init,
+    )
+    manner = Manner(
+        device,
+        workers,
+        checkpoint_every,
+        bad_images,
+        compile,
+        channels_last,
+        "official" if export else "",
+        tensorboard,
+        quiet,
+    )
+    try:
+        found = train_folder(job, numbers, manner)
+    except Interrupted as error:
+        stop(f"{error}: a checkpoint is in {output}, and the same command goes on from it", INTERRUPTED)
+    if not quiet and found is not None:
+        exits, all_steps = found["exits"], 100 * found["exits"]["all_steps"]
+        early = f"{100 * exits['accuracy']:.1f} % with early exit in {exits['mean_steps']:.2f} steps"
+        typer.echo(f"{output}: {all_steps:.1f} % right after {steps} steps, {early}; {found['count']} images")
+
+
+def _numbers(stages: str | None) -> list[int] | None:
+    try:
+        return None if stages is None else [int(part) for part in stages.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"stages: expected numbers with commas between, got {stages!r}") from error
+
+
+def _file_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of the training, and of the model (the table "model")."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        reader = importlib.import_module("tomllib" if path.suffix == ".toml" else "json")
+        content = reader.loads(text)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{path}: expected Python 3.11 for TOML, got an older one; use JSON") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected settings as JSON or TOML, got {error}") from error
+    if not isinstance(content, dict) or not isinstance(model := content.pop("model", {}), dict):
+        raise InputError(f"{path}: expected a table of settings, got {type(content).__name__}")
+    return content, model

@@ -1,0 +1,257 @@
+"""A folder of images by class: its parts, and batches that do not depend on who reads them.
+
+``FOLDER/train/CLASS/*`` and ``FOLDER/val/CLASS/*`` (and, where it is there, ``FOLDER/heldout/CLASS/*``), or
+``FOLDER/CLASS/*``, which is divided by a seed. Classes are numbered in the order of their folders' names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from gfnet_fast.config import GFNetConfig
+from gfnet_fast.errors import InputError
+from gfnet_fast.sources import SUFFIXES, _open, read_image
+
+Item = tuple[int, int]  # which image, and the seed of what is random about it
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some images of a folder: names below `root` (bytes ``[N]``) and labels int64 ``[N]``."""
+
+    root: Path
+    names: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, row: int) -> Path:
+        return self.root / os.fsdecode(self.names[row])
+
+    @property
+    def digest(self) -> str:
+        """Says which images these are: sha256 of their names."""
+        return hashlib.sha256(b"\n".join(self.names.tolist())).hexdigest()
+
+
+class Parts(NamedTuple):
+    """What a run trains on, finds thresholds on and reports on; disjoint."""
+
+    classes: tuple[str, ...]
+    train: Part
+    heldout: Part
+    validation: Part
+
+
+def read_parts(folder: Path, heldout: float = 0.1, validation: float = 0.1, seed: int = 0) -> Parts:
+    """The three parts of a folder; shares are of each class, for the parts that the folder does not name.
+
+    Raises InputError on a folder without classes or with one, an empty class, parts with other classes than
+    ``train``, and classes too small to be divided.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of images by class, got none")
+    named = {name: folder / name for name in ("train", "heldout", "val") if (folder / name).is_dir()}
+    if not {"train", "val"} <= named.keys():
+        named = {"train": folder}
+    classes = _classes(named["train"])
+    for part in named.values():
+        if (other := _classes(part)) != classes:
+            odd = sorted(set(other) ^ set(classes))
+            raise InputError(f"{part}: expected the classes of {named['train']}, got a difference in {odd}")
+    found = {name: _part(part, classes) for name, part in named.items()}
+    shares = {"heldout": heldout, "val": validation}
+    missing = {name: share for name, share in shares.items() if name not in found}
+    pieces = _divided(found["train"], classes, list(missing.values()), seed)
+    found.update(zip(["train", *missing], pieces, strict=True))
+    return Parts(classes, found["train"], found["heldout"], found["val"])
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    names = tuple(
+        sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    )
+    if len(names) < 2:
+        raise InputError(f"{folder}: expected two or more folders, one a class, got {list(names)}")
+    return names
+
+
+def _part(folder: Path, classes: Sequence[str]) -> Part:
+    names: list[bytes] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        paths = (folder / name).rglob("*")
+        images = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not images:
+            expected = f"images ({' '.join(sorted(SUFFIXES))})"
+            raise InputError(f"{folder / name}: expected {expected}, got an empty class")
+        names += [os.fsencode(path.relative_to(folder)) for path in images]
+        labels += [label] * len(images)
+    return Part(folder, np.array(names), np.array(labels, np.int64))
+
+
+def _divided(part: Part, classes: Sequence[str], shares: list[float], seed: int) -> list[Part]:
+    """What is left of a part, and its shares: of each class, rounded, at least one image each."""
+    rows: list[list[np.ndarray]] = [[] for _ in range(len(shares) + 1)]
+    rng = np.random.default_rng(seed)
+    for label, name in enumerate(classes):
+        mine = rng.permutation(np.flatnonzero(part.labels == label))
+        counts = [max(round(share * len(mine)), 1) for share in shares]
+        if sum(counts) >= len(mine):
+            raise InputError(
+                f"{part.root / name}: expected more than {sum(counts)} images, to keep that many from "
+                f"training, got {len(mine)}"
+            )
+        *kept, rest = np.split(mine, np.cumsum(counts))
+        for piece, some in zip(rows, [rest, *kept], strict=True):
+            piece.append(some)
+    return [Part(part.root, part.names[r], part.labels[r]) for r in map(np.sort, map(np.concatenate, rows))]
+
+
+class Batch(NamedTuple):
+    """images : uint8 ``[B, S, S, 3]``; labels : int64 ``[B]``; bad : what could not be read, by path."""
+
+    images: Tensor
+    labels: Tensor
+    bad: dict[str, str]
+
+    def to(self, device: torch.device) -> Batch:
+        images, labels = (t.to(device, non_blocking=True) for t in self[:2])
+        return Batch(images, labels, self.bad)
+
+    def pin_memory(self) -> Batch:
+        """Called by torch's data loader."""
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.bad)
+
+
+Reader = Callable[[Path], Tensor]
+Read = tuple[list[Tensor], int, dict[str, str]]  # one image or none, its label, and what was bad
+
+
+class FolderImages(Dataset):
+    """A part's images, each read by `reader` with the random numbers of its item's seed.
+
+    With `replace`, the next readable image of the part stands in for one that cannot be read, so that
+    batches keep their size; otherwise it is left out.
+    """
+
+    def __init__(self, part: Part, reader: Reader, replace: bool = False) -> None:
+        self.part, self.reader, self.replace = part, reader, replace
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __getitem__(self, item: Item) -> Read:
+        row, seed = item
+        bad: dict[str, str] = {}
+        for _ in range(len(self) if self.replace else 1):
+            path = self.part.path(row)
+            try:
+                with seeded(seed):
+                    return [self.reader(path)], int(self.part.labels[row]), bad
+            except InputError as error:
+                bad[str(path)] = str(error)
+                row = (row + 1) % len(self)
+        return [], 0, bad
+
+
+def evaluation_reader(config: GFNetConfig) -> Reader:
+    """What the predictor sees: uint8 ``[S, S, 3]``."""
+    return lambda path: read_image(path, config)
+
+
+class TrainingReader:
+    """timm's augmentation of an image of a file: uint8 ``[S, S, 3]``.
+
+    A random crop of a share of the area between `scale`, and a flip; the rest where asked for.
+    """
+
+    def __init__(
+        self,
+        config: GFNetConfig,
+        scale: tuple[float, float] = (0.08, 1.0),
+        flip: float = 0.5,
+        color_jitter: float = 0.0,
+        auto_augment: str = "",
+        erase: float = 0.0,
+    ) -> None:
+        from timm.data import create_transform
+
+        try:
+            self.transform = create_transform(
+                config.image_size,
+                is_training=True,
+                scale=scale,
+                hflip=flip,
+                color_jitter=color_jitter or None,  # type: ignore[arg-type]
+                auto_augment=auto_augment or None,
+                re_prob=erase,
+                re_mode="const",
+                interpolation=config.resize_filter,
+                normalize=False,
+            )
+        except (AssertionError, ValueError, KeyError, IndexError) as error:
+            raise InputError(f"augmentation: expected what timm knows, got {error!r}") from error
+
+    def __call__(self, path: Path) -> Tensor:
+        image = _open(path)
+        if image.mode[0] in "IF":
+            raise InputError(f"{path}: expected 8 bits a channel, got mode {image.mode}")
+        return self.transform(image.convert("RGB")).permute(1, 2, 0)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Python's, numpy's and torch's own generators begin at `seed` inside, and go on afterwards as before."""
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002  (what augmentations draw from)
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
+
+
+def load_batches(
+    images: FolderImages, order: Sequence[Sequence[Item]], workers: int = 0, pin: bool = False
+) -> Iterator[Batch]:
+    """Batches of the items of `order`, read by that many worker processes."""
+    yield from DataLoader(
+        images,
+        batch_sampler=order,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin,
+        worker_init_fn=_start_worker if workers else None,
+    )
+
+
+def _collate(items: list[Read]) -> Batch:
+    images = [image for found, _, _ in items for image in found]
+    labels = [label for found, label, _ in items if found]
+    bad = {path: why for *_, some in items for path, why in some.items()}
+    stacked = torch.stack(images) if images else torch.empty(0, 0, 0, 3, dtype=torch.uint8)
+    return Batch(stacked, torch.tensor(labels, dtype=torch.long), bad)
+
+
+def _start_worker(number: int) -> None:
+    """A worker leaves when its parent tells it to, not when somebody interrupts the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

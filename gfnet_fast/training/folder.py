@@ -1,0 +1,459 @@
+"""Training on a folder of images: all stages in one run that can be killed at any point and gone on with.
+
+Everything random about a run is a function of its seed and of a place in it (stage, epoch, batch, image), so
+that a checkpoint needs no generator's state, and several processes see what one would.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from gfnet_fast.checkpoints import load, official_checkpoint
+from gfnet_fast.config import RELEASED, GFNetConfig
+from gfnet_fast.data.folder import (
+    Batch,
+    FolderImages,
+    Item,
+    Part,
+    Parts,
+    TrainingReader,
+    evaluation_reader,
+    load_batches,
+    read_parts,
+)
+from gfnet_fast.errors import InputError, TrainingError
+from gfnet_fast.model.gfnet import GFNet
+from gfnet_fast.training.config import TrainConfig, model_config
+from gfnet_fast.training.distributed import SharedDraws, World, seed_of
+from gfnet_fast.training.evaluate import Scores, find_exits, random_crops, step_scores, summary
+from gfnet_fast.training.pretrained import check_stride, load_pretrained
+from gfnet_fast.training.progress import Progress
+from gfnet_fast.training.stages import (
+    ClassifierStage,
+    EncoderStage,
+    PolicyStage,
+    Position,
+    Stage,
+    Sums,
+    merged,
+    run,
+)
+from gfnet_fast.training.state import (
+    SETTINGS,
+    check_settings,
+    load_checkpoint,
+    save_checkpoint,
+    write_json,
+    write_whole,
+)
+from gfnet_fast.training.unroll import Chooser, Views
+
+STAGES = (0, 1, 2, 3)
+EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train: a run is the same, and can be gone on with, where these are the same.
+
+    Attributes
+    ----------
+    data, output : Path
+        The folder of images, see :mod:`gfnet_fast.data.folder`; and the folder for everything that a run
+        writes, which is a native model folder in the end.
+    backbone : str
+    patch_size, steps, image_size : int
+    training : TrainConfig
+    model : mapping
+        Other fields of :class:`GFNetConfig`.
+    pretrained : str
+        "timm" for timm's own weights, or a file of the backbone's weights; "" for none.
+    init : Path, optional
+        A checkpoint of a whole GFNet to begin with.
+    """
+
+    data: Path
+    output: Path
+    backbone: str
+    patch_size: int
+    steps: int
+    image_size: int
+    training: TrainConfig
+    model: Mapping[str, Any]
+    pretrained: str = ""
+    init: Path | None = None
+
+    def settings(self, parts: Parts, config: GFNetConfig) -> dict[str, Any]:
+        """What is kept in training.json, and compared when a run goes on."""
+        return {
+            "model": config.to_dict(),
+            "training": asdict(self.training),
+            "pretrained": self.pretrained,
+            "init": None if self.init is None else str(self.init),
+            "classes": list(parts.classes),
+            **{
+                name: {"images": len(part), "sha256": part.digest}
+                for name, part in zip(("train", "heldout", "validation"), parts[1:], strict=True)
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How to train it; may change from one start of a run to the next.
+
+    Attributes
+    ----------
+    device : str
+        "auto", "cpu" or "cuda".
+    workers : int
+        Processes that read images, for each process that trains; 0: none.
+    checkpoint_every : int
+        Updates between checkpoints; there is one after every epoch as well.
+    bad_images : int
+        How many images may be unreadable.
+    compile, channels_last : bool
+        Of the encoders.
+    export : "" or "official"
+        Also write what the official evaluation reads, ``official.pth.tar``.
+    tensorboard, quiet : bool
+    """
+
+    device: str = "auto"
+    workers: int = 0
+    checkpoint_every: int = 1000
+    bad_images: int = 0
+    compile: bool = False
+    channels_last: bool = False
+    export: Literal["", "official"] = ""
+    tensorboard: bool = False
+    quiet: bool = False
+
+
+class Interrupted(Exception):
+    """Somebody asked the run to stop; it has written a checkpoint."""
+
+
+def train_folder(
+    job: Job, stages: Sequence[int] | None = None, manner: Manner | None = None
+) -> dict[str, Any]:
+    """Train, find thresholds on held-out images, measure on the validation images.
+
+    `stages` are by default those that have epochs. A run that was killed goes on from its last checkpoint.
+    ``job.output`` gets the native model, training.json, metrics.jsonl, checkpoint.pt and evaluation.json,
+    whose content is returned.
+
+    Raises
+    ------
+    InputError
+        Data, sizes or an output folder that do not fit; before anything is written.
+    CheckpointError
+        Weights to begin with that do not fit.
+    TrainingError
+        A loss that is not a number: the batch is kept as ``failed-*.pt``, the last checkpoint stays.
+    Interrupted
+        SIGINT or SIGTERM came; a checkpoint was written.
+    """
+    manner = manner or Manner()
+    with World.join(manner.device) as world:
+        config = job.training
+        if config.batch % (world.size * config.accumulate):
+            many = f"{world.size} processes x {config.accumulate} parts"
+            raise InputError(f"batch: expected a multiple of {many}, got {config.batch}")
+        parts = read_parts(job.data, config.heldout, config.validation, config.split_seed)
+        if len(parts.train) < config.batch:
+            raise InputError(
+                f"batch: expected at most the {len(parts.train)} training images, got {config.batch}"
+            )
+        sizes = (job.patch_size, job.steps, job.image_size)
+        network = model_config(job.backbone, *sizes, len(parts.classes), **job.model)
+        model = _build(network, job)
+        settings = job.settings(parts, model.config)
+        check_settings(job.output, settings)
+        state = load_checkpoint(job.output)
+        _begin_with(model, job, state)
+        numbers = _plan(config, stages, state, job.init is not None)
+        world.barrier()
+        if world.rank == 0:
+            job.output.mkdir(parents=True, exist_ok=True)
+            write_json(job.output / SETTINGS, settings)
+        model.labels = parts.classes
+        with (
+            Progress(job.output if world.rank == 0 else None, manner.quiet, manner.tensorboard) as progress,
+            _stop_signals() as stopped,
+        ):
+            trained = Run(model.to(world.device), job, parts, manner, world, progress, stopped, state)
+            for number in numbers:
+                trained.train(number)
+            return trained.finish()
+
+
+def _build(config: GFNetConfig, job: Job) -> GFNet:
+    torch.manual_seed(job.training.seed)
+    model = GFNet(config)
+    check_stride(model)
+    return model
+
+
+def _begin_with(model: GFNet, job: Job, state: Mapping[str, Any] | None) -> None:
+    """The weights of a checkpoint, of another model, or the backbone's pretrained ones."""
+    if state is not None:
+        return
+    if job.init is not None:
+        model.load_state_dict(load(job.init, config=None if job.init.is_dir() else model.config).state_dict())
+    if job.pretrained:
+        load_pretrained(model, job.pretrained)
+
+
+def _plan(
+    config: TrainConfig, stages: Sequence[int] | None, state: Mapping[str, Any] | None, begun: bool
+) -> list[int]:
+    """The stages still to do; InputError on stages without epochs and on those that lack an earlier one."""
+    wanted = [n for n in STAGES if config.epochs[n]] if stages is None else sorted(set(stages))
+    if stages is not None and (odd := [n for n in wanted if n not in STAGES or not config.epochs[n]]):
+        raise InputError(f"stages: expected some of 0 to 3 with epochs {config.epochs}, got {odd} among them")
+    done = [] if state is None else state["done"]
+    current = None if state is None else state["stage"]
+    if current is not None and current not in wanted:
+        raise InputError(f"stages: expected stage {current}, which the run is in, got {wanted}")
+    left = [n for n in wanted if n not in done]
+    if set(left) & {2, 3} and 1 not in {*done, *wanted} and not begun:
+        raise InputError(f"stages: expected stage 1 before {left[0]}, or a model to begin with, got {wanted}")
+    return left
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM land in a list, to look at after an update; a second one ends the process."""
+    asked: list[int] = []
+    before: dict[int, Any] = {}
+
+    def ask(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+        before[number] = signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Run:
+    """A run between two updates: what has been done, and how it goes on."""
+
+    def __init__(
+        self,
+        model: GFNet,
+        job: Job,
+        parts: Parts,
+        manner: Manner,
+        world: World,
+        progress: Progress,
+        stopped: list[int],
+        state: dict[str, Any] | None,
+    ) -> None:
+        self.model, self.job, self.parts, self.manner = model, job, parts, manner
+        self.world, self.progress, self.stopped = world, progress, stopped
+        self.config = job.training
+        self.done: list[int] = []
+        self.rows: list[dict[str, Any]] = []
+        self.bad: dict[str, str] = {}
+        self.at = Position()
+        self.stage: Stage | None = None
+        self.ema: ModelEmaV3 | None = None
+        self.batch: Batch | None = None
+        self.state, seconds = state, 0.0
+        if state is not None:
+            self.done, self.rows, self.bad = state["done"], state["rows"], state["bad"]
+            model.load_state_dict(state["model"])
+            seconds = state["seconds"]
+            progress.write(self.rows)
+        self.started = time.monotonic() - seconds
+        for encoder in (model.global_encoder, model.local_encoder):
+            if manner.channels_last:
+                encoder.to(memory_format=torch.channels_last)
+            if manner.compile:
+                encoder.compile()
+
+    def train(self, number: int) -> None:
+        """One stage, from its beginning or from where the checkpoint was."""
+        self.stage = stage = self._stage(number)
+        if self.config.ema and number != 2:
+            self.ema = ModelEmaV3(self.model, decay=self.config.ema)
+        self.at = Position()
+        if (state := self.state) is not None and state["stage"] == number:
+            sums = Sums(state["totals"], state["count"])
+            self.at = Position(state["epoch"], state["batch"], sums if self.world.rank == 0 else Sums())
+            stage.optimizer.load_state_dict(state["optimizer"])
+            if self.ema is not None:
+                self.ema.module.load_state_dict(state["ema"])
+        self.state = None
+        try:
+            run(stage, self._batches, self._report, self.at, self._draws, self._after)
+        except TrainingError as error:
+            raise self._keep_batch(error) from error
+        if self.ema is not None:
+            self.model.load_state_dict(self.ema.module.state_dict())
+        self.world.broadcast(self.model)  # processes differ in batch-norm statistics
+        self.done.append(number)
+        self.stage, self.ema, self.at = None, None, Position()
+        self.save()
+
+    def _stage(self, number: int) -> Stage:
+        if number == 0:
+            encoder, epochs, rate = self.model.global_encoder, self.config.epochs[0], self.config.thumbnail_lr
+            view = lambda images: Views(self.model, images).thumbnail()  # noqa: E731
+            return EncoderStage(encoder, epochs, rate, self.config, view=view, world=self.world)
+        if number == 2:
+            return PolicyStage(self.model, self.config, self.world)
+        return ClassifierStage(self.model, number, self.config, world=self.world)
+
+    def _seed(self, *place: int) -> int:
+        assert self.stage is not None
+        return seed_of(self.config.seed, self.stage.number, *place)
+
+    def _order(self, epoch: int) -> list[list[Item]]:
+        """This process's share of the batches that an epoch still has."""
+        generator = torch.Generator().manual_seed(self._seed(epoch))
+        order = torch.randperm(len(self.parts.train), generator=generator)
+        size = self.config.batch
+        mine = self.world.share(size)
+        batches = order[: len(order) // size * size].view(-1, size)[self.at.batch :, mine].tolist()
+        return [[(row, self._seed(epoch, 0, row)) for row in batch] for batch in batches]
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        c = self.config
+        reader = TrainingReader(self.model.config, c.scale, c.flip, c.color_jitter, c.auto_augment, c.erase)
+        images = FolderImages(self.parts.train, reader, replace=True)
+        self.total = len(self.parts.train) // c.batch
+        for batch in self._load(images, self._order(epoch)):
+            # What a network draws itself (dropout): unlike the actions, each process its own.
+            torch.manual_seed(self._seed(epoch, 1, self.at.batch, self.world.rank))
+            self.batch = batch
+            yield batch.images, batch.labels
+
+    def _load(self, images: FolderImages, order: list[list[Item]]) -> Iterator[Batch]:
+        device = self.world.device
+        for batch in load_batches(images, order, self.manner.workers, pin=device.type == "cuda"):
+            for path, why in batch.bad.items():
+                if path not in self.bad:
+                    self.bad[path] = why
+                    self.progress.say(f"skipped: {why}")
+            if len(self.bad) > self.manner.bad_images:
+                names = ", ".join(list(self.bad)[:4])
+                raise InputError(
+                    f"{self.job.data}: expected at most {self.manner.bad_images} unreadable images, "
+                    f"got {len(self.bad)}: {names}; {why}"
+                )
+            yield batch.to(device)
+
+    def _draws(self, at: Position, rows: slice) -> SharedDraws:
+        first = self.world.share(self.config.batch).start
+        rows = slice(first + rows.start, first + rows.stop)
+        return SharedDraws(self._seed(at.epoch, 2, at.batch), self.config.batch, rows)
+
+    def _after(self) -> None:
+        if self.ema is not None:
+            self.ema.update(self.model)
+        stage, at = self.stage, self.at
+        assert stage is not None
+        what = f"stage {stage.number}, epoch {at.epoch + 1} of {stage.epochs}"
+        self.progress.batch(what, at.batch, self.total)
+        stopped = self.world.any(bool(self.stopped))
+        if stopped or at.batch % self.manner.checkpoint_every == 0:
+            self.save()
+        if stopped:
+            raise Interrupted(f"interrupted in {what}, after batch {at.batch}")
+
+    def _report(self, row: dict[str, Any]) -> None:
+        self.rows.append({"seconds": round(time.monotonic() - self.started, 1), **row})
+        self.progress.epoch(self.rows)
+        self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint: all that the rest of the run depends on."""
+        everyones = self.world.objects((self.bad, self.at.sums.totals, self.at.sums.count))
+        self.bad = {path: why for bad, *_ in everyones for path, why in bad.items()}
+        if self.world.rank:
+            return
+        stage, at, ema = self.stage, self.at, self.ema
+        totals = merged(totals for _, totals, _ in everyones)
+        content = {
+            "done": self.done,
+            "stage": None if stage is None else stage.number,
+            "epoch": at.epoch,
+            "batch": at.batch,
+            "totals": totals,
+            "count": sum(count for *_, count in everyones),
+            "model": self.model.state_dict(),
+            "optimizer": None if stage is None else stage.optimizer.state_dict(),
+            "ema": None if ema is None else ema.module.state_dict(),
+            "rows": self.rows,
+            "bad": self.bad,
+            "seconds": time.monotonic() - self.started,
+        }
+        save_checkpoint(self.job.output, content)
+
+    def _keep_batch(self, error: TrainingError) -> TrainingError:
+        """The error, with where the batch that it came from is kept."""
+        assert self.stage is not None
+        assert self.batch is not None
+        place = {"stage": self.stage.number, "epoch": self.at.epoch, "batch": self.at.batch}
+        name = "-".join(["failed", *(f"{key}{value}" for key, value in place.items())])
+        rank = f"-rank{self.world.rank}" if self.world.size > 1 else ""
+        path = self.job.output / f"{name}{rank}.pt"
+        content = {**place, "images": self.batch.images, "labels": self.batch.labels}
+        write_whole(path, lambda file: torch.save(content, file))
+        return TrainingError(f"{error}; the batch is in {path}, and the last checkpoint stays")
+
+    def finish(self) -> dict[str, Any]:
+        """Thresholds, figures, and the files that a trained model is."""
+        model, parts = self.model.eval(), self.parts
+        find_exits(model, self._scores(parts.heldout), parts.heldout.digest)
+        by_policy = {
+            "learned": self._scores(parts.validation),
+            "random": self._scores(parts.validation, random_crops),
+        }
+        found = {
+            "seconds": round(time.monotonic() - self.started),
+            "count": by_policy["learned"].right.shape[1],
+            "heldout": len(parts.heldout),
+            "stages": self.done,
+            "bad_images": sorted(self.bad),
+            **summary(model, by_policy),
+        }
+        if self.world.rank == 0:
+            output, config = self.job.output, model.config
+            model.save_pretrained(output)
+            if self.manner.export == "official":
+                known = [(c.name, c.patch_size) for c in RELEASED]
+                form = "released" if (config.name, config.patch_size) in known else "training"
+                official = official_checkpoint(model, form)
+                write_whole(output / "official.pth.tar", lambda file: torch.save(official, file))
+            write_json(output / "evaluation.json", found)
+        return found
+
+    def _scores(self, part: Part, chooser: Callable[[int], Chooser] | None = None) -> Scores:
+        """Of all processes' images of a part, each of which reads its share."""
+        rows = range(self.world.rank, len(part), self.world.size)
+        order = [
+            [(row, 0) for row in rows[at : at + EVALUATION_BATCH]]
+            for at in range(0, len(rows), EVALUATION_BATCH)
+        ]
+        images = FolderImages(part, evaluation_reader(self.model.config))
+        batches = ((b.images, b.labels) for b in self._load(images, order) if len(b.labels))
+        everyones = self.world.objects(step_scores(self.model, batches, chooser))
+        return Scores(*(torch.cat(values, 1) for values in zip(*everyones, strict=True)))

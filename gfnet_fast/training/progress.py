@@ -1,0 +1,94 @@
+"""What a run says while it lasts: a bar and a line an epoch on stderr, ``metrics.jsonl``, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gfnet_fast.errors import InputError
+from gfnet_fast.training.state import write_whole
+
+
+class Progress:
+    """Of one process; the others' have no `folder` and say nothing."""
+
+    def __init__(self, folder: Path | None, quiet: bool = False, tensorboard: bool = False) -> None:
+        self.folder, self.quiet = folder, quiet or folder is None
+        self.writer: Any = None
+        if tensorboard and folder is not None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise InputError(
+                    "tensorboard: expected the package, got none: pip install 'gfnet-fast[train]'"
+                ) from error
+            self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.bar: Any = None
+        self.task: Any = None
+
+    def __enter__(self) -> Progress:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            console = Console(stderr=True)
+            self.bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task("")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        if self.writer is not None:
+            self.writer.close()
+
+    def say(self, text: str) -> None:
+        """A line on stderr."""
+        if self.quiet:
+            return
+        if self.bar is not None:
+            self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def batch(self, what: str, done: int, of: int) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, description=what, completed=done, total=of)
+
+    def epoch(self, rows: list[dict[str, Any]]) -> None:
+        """All rows so far, of which the last is new."""
+        self.say(_line(rows[-1]))
+        self.write(rows)
+        if self.writer is not None:
+            row = rows[-1]
+            head = f"stage {row['stage']}"
+            for key in row.keys() - {"stage", "epoch", "what", "seconds"}:
+                values = row[key] if isinstance(row[key], list) else [row[key]]
+                for step, value in enumerate(values, 1):
+                    name = f"{head}/{key}" + (f" {step}" if len(values) > 1 else "")
+                    self.writer.add_scalar(name, value, row["epoch"])
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """metrics.jsonl with just these rows."""
+        if self.folder is not None:
+            text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            write_whole(self.folder / "metrics.jsonl", lambda file: file.write(text))
+
+
+def _line(row: dict[str, Any]) -> str:
+    def shown(value: Any, scale: float = 1, digits: int = 3) -> str:
+        values = value if isinstance(value, list) else [value]
+        return " ".join(f"{scale * v:.{digits}f}" for v in values)
+
+    parts = [f"stage {row['stage']} epoch {row['epoch']}: loss {shown(row['loss'])}"]
+    parts.append(f"accuracy {shown(row['accuracy'], 100, 1)} %")
+    if "reward" in row:
+        parts.append(f"reward {shown(row['reward'], digits=4)}")
+    return ", ".join(parts) + f" ({row['seconds']:.0f} s)"

@@ -1,0 +1,196 @@
+"""Folders of images by class: their parts, what is refused, and batches that do not depend on the reader."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gfnet_fast.data.folder import (
+    FolderImages,
+    TrainingReader,
+    evaluation_reader,
+    load_batches,
+    read_parts,
+)
+from gfnet_fast.errors import InputError
+from gfnet_fast.sources import read_image
+from tests.conftest import random_images, tiny_config
+
+CONFIG = tiny_config()
+
+
+def write(folder, classes, count=6, seed=0):
+    """`count` pictures of 90 x 70 for each class."""
+    pixels = iter(random_images(len(classes) * count, 90, seed).numpy()[:, :70])
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            Image.fromarray(next(pixels)).save(folder / name / f"{index:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("plain"), ["wren", "Owl", "crow"], count=10)
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    root = tmp_path_factory.mktemp("named")
+    for seed, (part, count) in enumerate({"train": 8, "val": 3}.items()):
+        write(root / part, ["b", "a"], count, seed)
+    return root
+
+
+def paths(part):
+    return [part.path(row) for row in range(len(part))]
+
+
+def test_a_plain_folder_is_divided_by_class(plain):
+    parts = read_parts(plain, heldout=0.2, validation=0.1)
+    assert parts.classes == ("Owl", "crow", "wren")
+    counts = [np.bincount(part.labels).tolist() for part in parts[1:]]
+    assert counts == [[7] * 3, [2] * 3, [1] * 3]
+    every = [path for part in parts[1:] for path in paths(part)]
+    assert sorted(every) == sorted(plain.rglob("*.png"))
+    for part in parts[1:]:
+        assert [path.parent.name for path in paths(part)] == [parts.classes[label] for label in part.labels]
+
+
+def test_the_split_follows_its_seed(plain):
+    first, again, other = (read_parts(plain, 0.2, 0.2, seed=seed) for seed in (1, 1, 2))
+    assert [part.digest for part in first[1:]] == [part.digest for part in again[1:]]
+    assert first.heldout.digest != other.heldout.digest
+
+
+def test_named_parts_are_kept(named):
+    parts = read_parts(named, heldout=0.25)
+    assert parts.classes == ("a", "b")
+    assert [len(part) for part in parts[1:]] == [12, 4, 6]
+    assert {path.parts[-3] for path in [*paths(parts.train), *paths(parts.heldout)]} == {"train"}
+    assert {path.parts[-3] for path in paths(parts.validation)} == {"val"}
+
+
+def test_a_heldout_folder_takes_nothing_from_training(named, tmp_path):
+    for part in ("train", "val"):
+        (tmp_path / part).symlink_to(named / part)
+    write(tmp_path / "heldout", ["a", "b"], count=2, seed=9)
+    parts = read_parts(tmp_path)
+    assert [len(part) for part in parts[1:]] == [16, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "no.folder: expected a folder of images by class, got none"),
+        (lambda root: root.mkdir(), "expected two or more folders, one a class, got \\[\\]"),
+        (lambda root: write(root, ["one"]), "expected two or more folders.*\\['one'\\]"),
+        (lambda root: write(root, ["a", "b"]) and (root / "empty").mkdir(), "empty: expected images.*empty"),
+        (lambda root: write(root, ["a", "b"], count=2), "a: expected more than 2 images.*got 2"),
+        (
+            lambda root: (write(root / "train", ["a", "b"]), write(root / "val", ["a", "c"])),
+            "val: expected the classes of .*train, got a difference in \\['b', 'c'\\]",
+        ),
+    ],
+    ids=["missing", "no-class", "one-class", "empty-class", "too-small", "other-classes"],
+)
+def test_folders_that_are_refused(tmp_path, make, message):
+    root = tmp_path / "no-folder"
+    make(root)
+    with pytest.raises(InputError, match=message):
+        read_parts(root)
+
+
+def test_evaluation_reads_what_the_predictor_reads(plain):
+    part = read_parts(plain).train
+    order = [[(0, 0), (5, 0)], [(3, 0)]]
+    batches = list(load_batches(FolderImages(part, evaluation_reader(CONFIG)), order))
+    assert [len(batch.labels) for batch in batches] == [2, 1]
+    for batch, items in zip(batches, order, strict=True):
+        for image, label, (row, _) in zip(batch.images, batch.labels, items, strict=True):
+            assert torch.equal(image, read_image(part.path(row), CONFIG))
+            assert label == part.labels[row]
+
+
+def every_augmentation():
+    return TrainingReader(CONFIG, (0.3, 1.0), 0.5, 0.4, "rand-m9-mstd0.5", 0.5)
+
+
+def test_an_item_is_read_the_same_in_any_company(plain):
+    """By its seed alone: in another batch, in another order, in a worker; and other generators go on."""
+    part = read_parts(plain).train
+    images = FolderImages(part, every_augmentation(), replace=True)
+    items = [(row, 1000 + row) for row in range(6)]
+    torch.manual_seed(3)
+    random.seed(3)
+    expected = torch.rand(1), random.random()
+    torch.manual_seed(3)
+    random.seed(3)
+    together = next(load_batches(images, [items])).images
+    one, two = (images[item][0][0] for item in (items[4], items[1]))
+    assert torch.equal(one, together[4])
+    assert torch.equal(two, together[1])
+    assert random.random() == expected[1]
+    elsewhere = torch.cat([b.images for b in load_batches(images, [items[:4], items[4:]], workers=2)])
+    assert torch.equal(elsewhere, together)
+    assert together.dtype == torch.uint8
+    assert together.shape == (6, 80, 80, 3)
+    assert not torch.equal(images[(0, 7)][0][0], together[0])
+    before = torch.get_rng_state()
+    _ = images[(0, 7)]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_augmentation_a_crop_is_part_of_the_image(plain):
+    part = read_parts(plain).train
+    reader = TrainingReader(CONFIG, scale=(1.0, 1.0), flip=0.0)
+    seen = reader(part.path(0)).float()
+    whole = np.asarray(Image.open(part.path(0)).resize((80, 80), Image.Resampling.BILINEAR))
+    assert (seen - torch.from_numpy(whole.astype(np.float32))).abs().mean() < 6
+    flipped = TrainingReader(CONFIG, scale=(1.0, 1.0), flip=1.0)
+    torch.manual_seed(0)
+    random.seed(0)
+    one = reader(part.path(0))
+    torch.manual_seed(0)
+    random.seed(0)
+    assert torch.equal(flipped(part.path(0)), one.flip(1))
+
+
+def test_unreadable_images(plain, tmp_path):
+    """The next one stands in where batches keep their size; otherwise they are left out. Both name them."""
+    for name in ("train", "val", "heldout"):
+        write(tmp_path / name, ["a", "b"], count=5)
+    first, last = tmp_path / "train" / "a" / "02.png", tmp_path / "train" / "b" / "04.png"
+    first.write_bytes(b"no picture")
+    last.write_bytes(last.read_bytes()[:200])
+    part = read_parts(tmp_path).train
+    bad = [paths(part).index(first), paths(part).index(last)]
+    reader = evaluation_reader(CONFIG)
+    order = [[(row, 0) for row in range(len(part))]]
+    kept = next(load_batches(FolderImages(part, reader, replace=True), order))
+    assert len(kept.labels) == len(part)
+    assert list(kept.bad) == [str(first), str(last)]
+    for row in bad:
+        after = (row + 1) % len(part)
+        assert torch.equal(kept.images[row], kept.images[after])
+        assert kept.labels[row] == part.labels[after]
+        assert str(part.path(row)) in kept.bad[str(part.path(row))]
+    left = next(load_batches(FolderImages(part, reader), order))
+    assert len(left.labels) == len(left.images) == len(part) - len(bad)
+    assert left.bad == kept.bad
+
+
+def test_sixteen_bits_are_refused(tmp_path):
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.zeros((90, 90), np.uint16)).save(path)
+    with pytest.raises(InputError, match=r"deep.png: expected 8 bits a channel, got mode I"):
+        TrainingReader(CONFIG)(path)
+
+
+def test_an_unknown_augmentation():
+    with pytest.raises(InputError, match="augmentation: expected what timm knows"):
+        TrainingReader(CONFIG, auto_augment="no-such-policy")
