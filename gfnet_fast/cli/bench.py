@@ -28,14 +28,16 @@ def bench(
         int, typer.Option(min=1, help="Budgets along the curve; the default is one more.")
     ] = 8,
     rounds: Annotated[int, typer.Option(min=3, help="Timed rounds; the median counts.")] = 5,
-    batch: Annotated[int, typer.Option(min=1, help="Largest batch of every contender.")] = 16,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Largest of every contender; the predictor's own.")
+    ] = None,
     baselines: Annotated[
         int, typer.Option(min=1, help="Images for the official way and the full image.")
     ] = 128,
     seed: Annotated[int, typer.Option(help="Which images.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     compile: Annotated[
-        bool, typer.Option("--compile", help="Compile what is prepared; takes minutes.")
+        bool, typer.Option("--compile", help="Compiled contenders too; takes minutes.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr.")] = False,
 ) -> None:
@@ -63,12 +65,13 @@ def bench(
         if not quiet:
             print(text, file=sys.stderr, flush=True)
 
-    network = Predictor(load(model_path(model)), device=device).model
+    predictor = Predictor(load(model_path(model)), device=device, batch=batch)
+    network = predictor.model
     labelled = open_labelled(data, network, split="test", count=images, seed=300 + seed)
     picked = shuffled(len(labelled.labels), images, seed)
     say(f"reading {len(picked)} images")
     pixels = torch.cat([labelled.images(rows) for rows in chunks(picked)]).to(network.device)
-    options = Options(budgets, batch, rounds, baselines, compile)
+    options = Options(budgets, predictor.batch, rounds, baselines, compile)
     rows = run_benchmark(network, pixels, labelled.labels[picked], options, say=say)
     _print(rows)
     if csv is not None:
@@ -93,6 +96,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     base = next(float(row["images_per_second"]) for row in rows if row["way"] == "official")
     for row in rows:
         name = row["way"] + (f" {row['dtype']}" if row["dtype"] != "float32" else "")
+        name += " compiled" if row["prepared"] == "compiled" else ""
         name += " *" if row["default"] else ""
         steps = f"{float(row['mean_steps']):.2f}" if row["mean_steps"] else "-"
         ideal = f"{100 * float(row['ideal']):.0f} %" if row["ideal"] else "-"

@@ -35,7 +35,7 @@ def rows(model):
 
 def test_rows_say_what_the_trace_says(model, rows):
     images = random_images(40, 80, seed=6)
-    assert {tuple(sorted(row)) for row in rows} == {tuple(sorted(FIELDS))}
+    assert {tuple(row) for row in rows} == {FIELDS}
     ways = [row["way"] for row in rows if row["dtype"] == "float32"]
     assert {"engine", "eager", "engine, all steps", "eager, all steps", "official", "static"} == set(ways)
     budgeted = [row for row in rows if row["way"] in ("engine", "eager") and row["dtype"] == "float32"]
@@ -53,7 +53,7 @@ def test_rows_say_what_the_trace_says(model, rows):
         assert float(row["mean_steps"]) == pytest.approx(shares @ np.arange(1, 5), abs=1e-4)
     assert sum(bool(row["default"]) for row in budgeted) == 2
     *_, static = (row for row in rows if row["way"] == "static")
-    assert (int(static["mean_macs"]), static["ideal"], static["images"]) == (static_macs(model), "", 6)
+    assert (static["mean_macs"], static["ideal"], static["images"]) == (static_macs(model), "", 6)
     last = model.trace(model.normalise(images)).logits[-1].argmax(-1)
     for row in rows:
         if row["way"].endswith("all steps"):
@@ -71,7 +71,7 @@ def test_no_speed_of_wrong_answers(model, monkeypatch):
         return out._replace(class_id=out.class_id + (out.exit_step == 1))
 
     monkeypatch.setattr(EagerEngine, "predict", wrong)
-    with pytest.raises(BenchmarkError, match="eager: expected class and exit step of the trace"):
+    with pytest.raises(BenchmarkError, match=r"eager at .* M .*: expected class and exit step of the trace"):
         run_benchmark(model, random_images(40, 80, seed=6), LABELS, OPTIONS)
 
 
