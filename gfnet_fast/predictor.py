@@ -25,8 +25,8 @@ from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.results import Prediction, Result
 from gfnet_fast.sources import Source, check_batch, is_one, read_image
 
-BATCH = {"cpu": 16, "cuda": 128}
-COMPILE_AFTER = 120.0  # seconds of work; compiling a ResNet-50 takes about as long
+BATCH = {"cpu": 64, "cuda": 128}
+COMPILE_AFTER = 60.0  # seconds of work; compiling a ResNet-50 for three batch sizes takes half a minute
 DTYPES = {
     "auto": torch.float32,
     "float32": torch.float32,
@@ -51,10 +51,10 @@ class Predictor:
         What the mean image may cost. None takes the model's own default thresholds, or, for a model
         without any, all steps for every image.
     compile : "auto", "always" or "never"
-        Whether the networks go through torch.compile, which takes minutes for a large one. ``"auto"`` does so
-        when two minutes of work (as measured here) have gone through or are in one batch.
+        Whether the networks go through torch.compile, half a minute for a ResNet-50. ``"auto"`` does so
+        when a minute of work (as measured here) has gone through or is in one batch.
     batch : int, optional
-        The largest batch; 16 on a CPU and 128 on a GPU without it.
+        The largest batch; 64 on a CPU and 128 on a GPU without it.
     mode : "throughput" or "latency"
         With ``"latency"`` a stream answers each image before it asks for the next, as a camera needs it;
         otherwise it takes images in until a batch is full.
@@ -100,7 +100,7 @@ class Predictor:
             model = copy.deepcopy(model).to(self.device)
         self.model = model.eval()
         self.config = model.config
-        self.batch = batch or BATCH.get(self.device.type, 16)
+        self.batch = batch or BATCH.get(self.device.type, 64)
         self.dtype = _dtype(dtype, self.device)
         self.compile, self.mode, self.deadline_ms = compile, mode, deadline_ms
         self._engines: list[Engine] = []
@@ -174,7 +174,7 @@ class Predictor:
             self._idle.append(engine)
 
     def _build(self, compile: bool) -> Engine:
-        buckets = sorted({max(1, self.batch // 16), max(1, self.batch // 4), self.batch})
+        buckets = sorted({1, max(1, self.batch // 8), self.batch})
         engine = Engine(
             self.model,
             dtype=self.dtype,

@@ -31,7 +31,7 @@ class Engine(Loop):
     invariance : "margin" or "batch"
         With "batch" every launch has the shape of the largest bucket, and an image's answer is the same to
         the bit whatever is in its batch.
-    compile : whether to compile every bucket, which takes minutes for a large network
+    compile : whether to compile every bucket; half a minute for a ResNet-50 and three buckets on a CPU
     layout : torch.contiguous_format or torch.channels_last
         Of the encoders; the one that is faster here without it.
     costs : CostTable, optional

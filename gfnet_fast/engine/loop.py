@@ -85,7 +85,8 @@ class Loop:
             )
             self._graphs = Graphs(self.stages, self.buckets) if captured else None
             if compile or costs is None:
-                measured = measure(self.stages, self.buckets, (self._graphs or self.stages).run)
+                run = (self._graphs or self.stages).run
+                measured = measure(self.stages, self.buckets, run, warm_up=compile or captured)
         self.costs = measured if costs is None else costs
         self.compiled = compile
         self._clock = clock

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node, Tracer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from gfnet_fast.errors import DeviceError
 
@@ -20,16 +21,22 @@ Run = TypeVar("Run", bound=Callable[..., Any])
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class _Tracer(Tracer):
-    """Traces a network down to its convolutions and batch norms, timm's norm-act layers among them."""
+class _Readers(TorchDispatchMode):
+    """Counts the operations that read each tensor, by its id; unlike a symbolic trace, in one thread only."""
 
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return isinstance(module, (nn.Conv2d, nn.BatchNorm2d)) or super().is_leaf_module(
-            module, qualified_name
-        )
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[int] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.read((args, kwargs))
+        return func(*args, **(kwargs or {}))
+
+    def read(self, values: Any) -> None:
+        self.count.update(id(leaf) for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
 
 
-def fold_batch_norms(network: nn.Module) -> int:
+def fold_batch_norms(network: nn.Module, images: Tensor) -> int:
     """Fold, in place and in float64, each batch norm that follows a convolution; how many those were.
 
     A batch norm is folded where it alone reads a plain convolution's output and both are called once. What
@@ -38,9 +45,10 @@ def fold_batch_norms(network: nn.Module) -> int:
 
     Parameters
     ----------
-    network : module in evaluation mode that `torch.fx` can trace.
+    network : module in evaluation mode
+    images : what it is called with once, to see who reads what
     """
-    pairs = list(_pairs(network))  # all found before any is changed
+    pairs = _pairs(network, images)  # all found before any is changed
     for convolution, norm_name in pairs:
         norm = network.get_submodule(norm_name)
         _fold(convolution, cast(nn.BatchNorm2d, norm))
@@ -50,26 +58,42 @@ def fold_batch_norms(network: nn.Module) -> int:
     return len(pairs)
 
 
-def _pairs(network: nn.Module) -> Iterator[tuple[nn.Conv2d, str]]:
+@torch.no_grad()
+def _pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, str]]:
     """Convolutions, each with the name of the batch norm that can go into it."""
-    tracer = _Tracer()
-    graph = tracer.trace(network)
-    calls = Counter(id(network.get_submodule(str(n.target))) for n in graph.nodes if n.op == "call_module")
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors, so that their ids stay theirs
+    follows: list[tuple[nn.Conv2d, Tensor, nn.Module]] = []
+    calls: Counter[nn.Module] = Counter()
+    names = {module: name for name, module in network.named_modules()}
+    readers = _Readers()
 
-    def called(node: Any) -> nn.Module | None:
-        once = isinstance(node, Node) and node.op == "call_module"
-        module = network.get_submodule(str(node.target)) if once else None
-        return module if calls[id(module)] == 1 else None
+    def after_convolution(convolution: nn.Module, _: Any, output: Tensor) -> None:
+        calls[convolution] += 1
+        made[id(output)] = cast(nn.Conv2d, convolution), output
+        readers.count[id(output)] = 0
 
-    for node in graph.nodes:
-        norm = called(node)
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.training:
-            continue
-        before = node.args[0]
-        convolution = called(before)
-        plain = isinstance(convolution, nn.Conv2d) and type(convolution).forward is nn.Conv2d.forward
-        if plain and len(before.users) == 1:
-            yield cast(nn.Conv2d, convolution), str(node.target)
+    def before_norm(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        calls[norm] += 1
+        if id(arguments[0]) in made:
+            follows.append((*made[id(arguments[0])], norm))
+
+    hooks = []
+    for module in names:
+        if isinstance(module, nn.Conv2d) and type(module).forward is nn.Conv2d.forward:
+            hooks.append(module.register_forward_hook(after_convolution))
+        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and not module.training:
+            hooks.append(module.register_forward_pre_hook(before_norm))
+    try:
+        with readers:
+            readers.read(network(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [
+        (convolution, names[norm])
+        for convolution, output, norm in follows
+        if calls[convolution] == calls[norm] == readers.count[id(output)] == 1
+    ]
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
@@ -107,17 +131,20 @@ class Prepared(nn.Module):
         """`layout`: measured without it."""
         super().__init__()
         encoder = copy.deepcopy(encoder).eval().requires_grad_(False)
-        self.folded = fold_batch_norms(encoder)
+        parameter = next(encoder.parameters())
+        self.folded = fold_batch_norms(encoder, parameter.new_zeros(1, 3, size, size))
         self.encoder = encoder.to(dtype)
         self._set_layout(layout or self._faster_layout(size, batch, dtype))
 
     def _faster_layout(self, size: int, batch: int, dtype: torch.dtype) -> torch.memory_format:
         device = next(self.encoder.parameters()).device
         images = torch.zeros(batch, 3, size, size, dtype=dtype, device=device)
-        times: dict[torch.memory_format, float] = {}
-        for layout in (torch.contiguous_format, torch.channels_last):
-            self._set_layout(layout)
-            times[layout] = best_time(lambda: self(images.to(memory_format=torch.channels_last)), device)
+        images = images.to(memory_format=torch.channels_last)
+        times = dict.fromkeys((torch.contiguous_format, torch.channels_last), float("inf"))
+        for _ in range(2):  # in turn, so that a busy moment does not decide
+            for layout in times:
+                self._set_layout(layout)
+                times[layout] = min(times[layout], best_time(lambda: self(images), device))
         return min(times, key=lambda layout: times[layout])
 
     def _set_layout(self, layout: torch.memory_format) -> None:
@@ -159,8 +186,10 @@ def check_dtype(dtype: torch.dtype, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def best_time(run: Callable[[], object], device: torch.device, seconds: float = 0.05) -> float:
-    """Least seconds of a call after one that warms up: two calls, and more while they fit into `seconds`."""
+def best_time(
+    run: Callable[[], object], device: torch.device, seconds: float = 0.05, *, warm_up: bool = True
+) -> float:
+    """Least seconds of a call: one, and more while they fit into `seconds`; one before that warms up."""
 
     def once() -> float:
         begin = time.perf_counter()
@@ -169,8 +198,9 @@ def best_time(run: Callable[[], object], device: torch.device, seconds: float = 
             torch.cuda.synchronize(device)
         return time.perf_counter() - begin
 
-    once()
+    if warm_up:
+        once()
     samples = [once()]
-    while len(samples) < 2 or (sum(samples) < seconds and len(samples) < 20):
+    while sum(samples) < seconds and len(samples) < 20:
         samples.append(once())
     return min(samples)

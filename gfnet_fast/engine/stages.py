@@ -223,10 +223,10 @@ def widths_of(model: GFNet) -> tuple[int, int, int]:
     return torch.Size(model.map_shape).numel(), c.policy_width, memory
 
 
-def measure(stages: Stages, buckets: Sequence[int], run: Run) -> CostTable:
+def measure(stages: Stages, buckets: Sequence[int], run: Run, *, warm_up: bool) -> CostTable:
     """Seconds of each stage at each bucket, largest first, on blank images in an arena that holds none.
 
-    `run` is `stages.run`, or what does the same.
+    `run` is `stages.run`, or what does the same; `warm_up`: whether its first call at a bucket is special.
     """
     arena, size = stages.arena, stages.config.image_size
     rows = min(arena.capacity, buckets[-1])
@@ -238,7 +238,7 @@ def measure(stages: Stages, buckets: Sequence[int], run: Run) -> CostTable:
             slots = torch.arange(bucket, dtype=torch.int32, device=arena.device)
             slots[rows:] = -1
             steps = torch.full_like(slots, 1 if stage is Stage.GLANCE else 2)
-            seconds = best_time(partial(run, stage, slots, steps), arena.device)
+            seconds = best_time(partial(run, stage, slots, steps), arena.device, warm_up=warm_up)
             table.insert(0, (bucket, seconds))
     arena.release_all()
     return CostTable(costs[Stage.GLANCE], costs[Stage.FOCUS])

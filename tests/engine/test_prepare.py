@@ -52,7 +52,7 @@ def test_folding_counts_and_changes_no_more_than_rounding(backbone):
     assert norms(encoder) == total
     images = torch.randn(2, 3, 64, 64)
     before = encoder(images)
-    assert fold_batch_norms(encoder) == folded
+    assert fold_batch_norms(encoder, images[:1]) == folded
     assert norms(encoder) == total - folded
     for old, new in zip(before, encoder(images), strict=True):
         assert torch.isfinite(new).all()
@@ -64,8 +64,10 @@ def test_only_what_can_be_folded_is():
     class Network(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1, groups=2, stride=s) for s in (1, 1, 1, 2))
-            self.norm = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(4))
+            self.conv = nn.ModuleList(
+                nn.Conv2d(4, 4, 3, padding=1, groups=2, stride=s) for s in (1, 1, 1, 2, 1)
+            )
+            self.norm = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(5))
 
         def forward(self, x):
             shared = self.conv[0](x)
@@ -73,12 +75,14 @@ def test_only_what_can_be_folded_is():
             x = self.conv[1](self.norm[1](x))  # the norm comes first
             x = self.conv[2](self.conv[2](x))
             x = self.norm[2](x)  # a convolution that is called twice
-            return self.norm[3](self.conv[3](x))
+            x = self.norm[3](self.conv[3](x))
+            last = self.conv[4](x)
+            return self.norm[4](last), last  # the caller reads it too
 
     network = with_statistics(Network())
     images = torch.randn(2, 4, 8, 8)
     before = network(images)
-    assert fold_batch_norms(network) == 1
+    assert fold_batch_norms(network, images) == 1
     torch.testing.assert_close(network(images), before)
 
 
