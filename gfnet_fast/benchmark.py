@@ -263,20 +263,23 @@ def official(model: GFNet, images: Tensor, batch: int) -> Callable[[], Answers]:
     return run
 
 
-def static(model: GFNet, images: Tensor, batch: int, compile: bool = False) -> Callable[[], Answers]:
+def static(
+    model: GFNet, images: Tensor, batch: int, compile: bool = False, dtype: torch.dtype = torch.float32
+) -> Callable[[], Answers]:
     """The local backbone and its own head on whole images: folded, in its faster layout and batch size.
 
     Its batch is `batch` or a quarter of it, whichever is faster: an image is many times a patch.
     """
     config, head = model.config, model.local_encoder.head
     size = min(batch, len(images))
-    encoder: Any = Prepared(model.local_encoder, config.image_size, size, torch.float32)
+    encoder: Any = Prepared(model.local_encoder, config.image_size, size, dtype)
     encoder = compiled(encoder) if compile else encoder
 
     @torch.no_grad()
     def run(size: int) -> Answers:
         parts = (model.normalise(part) for part in images.split(size))
-        found = [head(encoder(part.contiguous(memory_format=torch.channels_last))[1]) for part in parts]
+        views = (part.to(dtype, memory_format=torch.channels_last) for part in parts)
+        found = [head(encoder(view)[1].float()) for view in views]
         classes = torch.cat(found).argmax(1)
         return classes, torch.ones_like(classes)
 
