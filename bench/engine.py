@@ -38,7 +38,7 @@ from gfnet_fast.checkpoints import load  # noqa: E402
 from gfnet_fast.engine.eager import EagerEngine  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
 from gfnet_fast.evaluation import time_in_turn  # noqa: E402
-from gfnet_fast.model.gfnet import GFNet, Trace  # noqa: E402
+from gfnet_fast.model.gfnet import Trace  # noqa: E402
 from tests.conftest import conformance_fixture, random_images  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "engine.csv"
@@ -158,7 +158,7 @@ def main() -> int:
     for (way, share), (_, _, passes) in ways.items():
         low, middle, high = quartiles[way, share]
         mine = way == "engine"
-        row = {
+        value: dict[str, object] = {
             "share": share or "", "way": way, "p25_ms": f"{low:.3f}", "p50_ms": f"{middle:.3f}",
             "p75_ms": f"{high:.3f}", "times": f"{baseline / middle:.2f}", "passes": f"{passes:.3f}",
             "ideal": f"{passes * one_pass / middle:.3f}" if mine else "",
@@ -167,8 +167,8 @@ def main() -> int:
         line = (
             "{share!s:5} {way:10} {p50_ms:>9} ms  x {times:>5}  passes {passes}  ideal {ideal}  {agreement}"
         )
-        print(line.format(**row))
-        rows.append(row | about)
+        print(line.format(**value))
+        rows.append(value | about)
     if options.write:
         record(rows)
     return 0
