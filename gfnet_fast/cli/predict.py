@@ -34,19 +34,39 @@ def predict(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")] = None,
     thresholds: Annotated[str | None, typer.Option(help="T exit thresholds, e.g. 0.8,0.7,-1e8.")] = None,
     macs: Annotated[float | None, typer.Option(help="Budget: mean multiply-adds an image.")] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Budget: mean milliseconds an image, where costs were measured.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="No image takes more steps.")] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="An image leaves with its newest prediction after this time.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Images that go through together.")] = 64,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or, on a GPU, float16.")] = "auto",
+    compile: Annotated[str, typer.Option(help="auto (long jobs), always or never.")] = "auto",
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="The largest batch.", show_default="64, GPU 128")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> None:
     """Classify images; each takes as many steps as it needs.
 
     An image that cannot be used is reported in its place, the others go on, and the exit status is 3.
     """
-    budget = _budget(thresholds, macs, max_steps)
+    if output is not None and any(output.resolve() == Path(source).resolve() for source in sources):
+        raise typer.BadParameter(f"output: expected another file than the images, got {output}")
+    budget = _budget(thresholds, macs, latency_ms, max_steps)
     from gfnet_fast.predictor import Predictor
 
-    predictor = Predictor.from_pretrained(model_path(model), device=device, budget=budget, batch=batch)
+    predictor = Predictor.from_pretrained(
+        model_path(model),
+        device=device,
+        dtype=dtype,
+        budget=budget,
+        compile=compile,
+        batch=batch,
+        deadline_ms=deadline_ms,
+    )
     results = _progress(predictor.stream(sources, on_error="return"), quiet)
     failed = total = 0
     out = output.open("w", encoding="utf-8", errors="surrogateescape") if output else sys.stdout
@@ -65,10 +85,12 @@ def predict(
         raise typer.Exit(SOME_FAILED)
 
 
-def _budget(thresholds: str | None, macs: float | None, max_steps: int | None) -> Budget | None:
+def _budget(
+    thresholds: str | None, macs: float | None, latency_ms: float | None, max_steps: int | None
+) -> Budget | None:
     from gfnet_fast.exits import Budget
 
-    if thresholds is None and macs is None and max_steps is None:
+    if thresholds is None and macs is None and latency_ms is None and max_steps is None:
         return None
     try:
         row = None if thresholds is None else tuple(float(value) for value in thresholds.split(","))
@@ -76,7 +98,7 @@ def _budget(thresholds: str | None, macs: float | None, max_steps: int | None) -
         raise typer.BadParameter(
             f"thresholds: expected numbers with commas between, got {thresholds!r}"
         ) from error
-    return Budget(thresholds=row, macs=macs, max_steps=max_steps)
+    return Budget(thresholds=row, macs=macs, latency_ms=latency_ms, max_steps=max_steps)
 
 
 def _progress(results: Iterator[Result], quiet: bool) -> Iterator[Result]:
