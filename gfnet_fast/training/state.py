@@ -46,11 +46,19 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         known = json.loads(path.read_text())
     except ValueError as error:
         raise CheckpointError(f"{path}: expected the settings of a run, got {error}") from error
-    ours = json.loads(json.dumps(settings))
-    odd = [name for name in sorted({*known, *ours}) if known.get(name) != ours.get(name)]
+    theirs, ours = _flat(known), _flat(json.loads(json.dumps(settings)))
+    odd = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
     if odd:
-        lines = "; ".join(f"{name} {known.get(name)!r}, got {ours.get(name)!r}" for name in odd)
+        lines = "; ".join(f"{name} {theirs.get(name)!r}, got {ours.get(name)!r}" for name in odd)
         raise InputError(f"{folder}: a run with other settings is in it: expected {lines}")
+
+
+def _flat(values: Any, name: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dots in its names."""
+    if not isinstance(values, dict):
+        return {name: values}
+    prefix = f"{name}." if name else ""
+    return {key: value for k, v in values.items() for key, value in _flat(v, f"{prefix}{k}").items()}
 
 
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:

@@ -1,0 +1,175 @@
+"""`gfnet-fast train`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from gfnet_fast.checkpoints import load
+from gfnet_fast.cli import predict, train  # noqa: F401  (each adds its command)
+from gfnet_fast.cli.app import app
+from gfnet_fast.config import GFNetConfig
+from gfnet_fast.errors import InputError
+from gfnet_fast.training.config import TrainConfig, checked
+from tests.training.folder_helpers import RESNET, write_pictures
+
+COMMAND = [sys.executable, "-c", "from gfnet_fast.cli import main; main()"]
+MODEL = [f"model.{name}={json.dumps(value)}" for name, value in RESNET[1].items()]
+SIZES = ["--backbone", RESNET[0], "--patch-size", "32", "--steps", "3", "--image-size", "48"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("data") / "images")
+
+
+def arguments(data, output, *more, settings=()):
+    setting = [part for text in (*MODEL, *settings) for part in ("--set", text)]
+    command = ["train", "--data", data, "--output", output, *SIZES, "--batch", 8, "--workers", 0]
+    return [*COMMAND, *map(str, [*command, *setting, *more])]
+
+
+def run(*args, **options):
+    return subprocess.run(arguments(*args, **options), capture_output=True, text=True, timeout=240)
+
+
+def test_one_command_then_predict(data, tmp_path):
+    output = tmp_path / "run"
+    done = run(data, output, "--export", "official", settings=["epochs=1,1,1,1"])
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        rf"{output}: \d+\.\d % right after 3 steps, \d+\.\d % with early exit in \d\.\d\d steps; 3 images\n",
+        done.stdout,
+    )
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
+        f"stage {k} epoch 0" for k in range(4)
+    ]
+    command = ["predict", str(data), "--model", str(output), "--format", "jsonl", "--output"]
+    answers = CliRunner().invoke(app, [*command, str(tmp_path / "answers.jsonl")])
+    assert answers.exit_code == 0, answers.output
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert len(rows) == 30
+    assert {row["label"] for row in rows} <= {"a", "b", "c"}
+    model = load(output)
+    assert model.thresholds.shape[1] == 3
+    assert torch.equal(
+        load(output / "official.pth.tar", config=model.config).policy.critic.weight,
+        model.policy.critic.weight,
+    )
+
+
+def test_an_interrupt_can_be_gone_on_from(data, tmp_path):
+    output = tmp_path / "run"
+    command = arguments(data, output, settings=["epochs=0,2000,1,1"])
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 120
+    while not (output / "metrics.jsonl").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert out == ""
+    assert re.search(r"interrupted in stage 1, epoch \d+ of 2000, after batch \d: a checkpoint is in", errors)
+    state = torch.load(output / "checkpoint.pt", weights_only=True)
+    said = re.search(r"epoch (\d+) of 2000, after batch (\d)", errors)
+    assert (state["epoch"] + 1, state["batch"]) == tuple(map(int, said.groups()))
+
+
+def test_an_error_is_one_line(data, tmp_path):
+    done = run(data, tmp_path / "run", "--patch-size", 40)
+    assert (done.returncode, done.stdout) == (1, "")
+    message = "error: patch_size: expected a multiple of timm/resnet18's stride 32 (32 or 64), got 40\n"
+    assert done.stderr == message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "gamma"], "expected NAME=VALUE, got 'gamma'"),
+        (["--stages", "one"], "expected numbers with commas between"),
+        (["--export", "onnx"], "expected 'official', got 'onnx'"),
+        (["--checkpoint-every", "0"], "Invalid value for '--checkpoint-every'"),
+    ],
+    ids=["no-value", "stages", "export", "range"],
+)
+def test_usage(data, tmp_path, more, message):
+    done = CliRunner().invoke(app, [*arguments(data, tmp_path / "run")[len(COMMAND) :], *more])
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.replace("│", " ").split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_setting(data, tmp_path):
+    done = CliRunner().invoke(app, arguments(data, tmp_path / "run", settings=["gama=1"])[len(COMMAND) :])
+    assert isinstance(done.exception, InputError)
+    assert str(done.exception).startswith("--set: expected some of epochs, batch")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"epochs": "0,1,2,3"}, {"epochs": (0, 1, 2, 3)}),
+        ({"epochs": [0, 1, 2, 3]}, {"epochs": (0, 1, 2, 3)}),
+        ({"gamma": "1"}, {"gamma": 1.0}),
+        ({"batch": 32, "amp": "true"}, {"batch": 32, "amp": True}),
+        ({"reward": "contrast", "auto_augment": "1"}, {"reward": "contrast", "auto_augment": "1"}),
+    ],
+    ids=str,
+)
+def test_settings_by_type(values, expected):
+    found = checked(TrainConfig, values, "here")
+    assert found == expected
+    assert [type(value) for value in found.values()] == [type(value) for value in expected.values()]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"batch": "many"}, "here: batch: expected a whole number, got 'many'"),
+        ({"batch": 3.5}, "here: batch: expected a whole number, got 3.5"),
+        ({"batch": True}, "here: batch: expected a whole number, got True"),
+        ({"gamma": "high"}, "here: gamma: expected a number, got 'high'"),
+        ({"amp": "1"}, "here: amp: expected true or false, got '1'"),
+        ({"epochs": "1,2"}, r"here: epochs: expected 4 values \(.*\), got '1,2'"),
+        ({"reward": "money"}, "here: reward: expected one of difference, contrast, got 'money'"),
+        ({"colour": 1}, "here: expected some of epochs, .*, got colour"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_fit(values, message):
+    with pytest.raises(InputError, match=message):
+        checked(TrainConfig, values, "here")
+
+
+def test_settings_of_a_model():
+    found = checked(GFNetConfig, {"backbone_args": '{"output_stride": 8}', "glance_head": "true"}, "model")
+    assert found == {"backbone_args": {"output_stride": 8}, "glance_head": True}
+
+
+@pytest.mark.parametrize("suffix", ["json", "toml"])
+def test_settings_of_a_file(tmp_path, suffix):
+    from gfnet_fast.cli.train import _file_settings
+
+    if suffix == "toml":
+        pytest.importorskip("tomllib")
+    text = {
+        "json": '{"gamma": 0.5, "epochs": [0, 1, 1, 1], "model": {"policy": "conv"}}',
+        "toml": 'gamma = 0.5\nepochs = [0, 1, 1, 1]\n[model]\npolicy = "conv"\n',
+    }[suffix]
+    path = tmp_path / f"settings.{suffix}"
+    path.write_text(text)
+    training, model = _file_settings(path)
+    assert checked(TrainConfig, training, "file") == {"gamma": 0.5, "epochs": (0, 1, 1, 1)}
+    assert checked(GFNetConfig, model, "file") == {"policy": "conv"}
+    path.write_text("{")
+    with pytest.raises(InputError, match=f"settings.{suffix}: expected settings as JSON or TOML"):
+        _file_settings(path)

@@ -1,0 +1,323 @@
+"""Training on a folder of images: what a run leaves, what it refuses, several processes, where it begins."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+
+from gfnet_fast.checkpoints import load
+from gfnet_fast.data.folder import evaluation_reader, read_parts
+from gfnet_fast.errors import CheckpointError, InputError, TrainingError
+from gfnet_fast.exits import ModelIdentity, calibrate
+from gfnet_fast.model.backbones import build_encoder
+from gfnet_fast.model.gfnet import GFNet
+from gfnet_fast.training import folder
+from gfnet_fast.training.config import model_config
+from gfnet_fast.training.folder import Manner, train_folder
+from gfnet_fast.training.pretrained import load_pretrained, stride_of
+from tests.training.folder_helpers import (
+    CONVNEXT,
+    QUIET,
+    RESNET,
+    assert_bit_equal,
+    make_job,
+    train,
+    weights,
+    write_pictures,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("data") / "images")
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A finished run, with workers."""
+    output = tmp_path_factory.mktemp("trained") / "run"
+    manner = replace(QUIET, workers=2, export="official")
+    return output, train(data, output, manner=manner)
+
+
+# --- what is left -------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_ready(trained, data):
+    output, found = trained
+    model = load(output)
+    assert model.labels == ("a", "b", "c")
+    assert model.config.macs is not None
+    assert json.loads((output / "evaluation.json").read_text()) == json.loads(json.dumps(found))
+    assert found["count"] == 3
+    assert found["heldout"] == 3
+    assert found["stages"] == [0, 1, 2, 3]
+    assert set(found["policies"]) == {"learned", "random"}
+    assert not list(output.glob("*.part"))
+
+
+def test_thresholds_are_those_of_heldout_images(trained, data):
+    """Preprocessed as for the predictor, without augmentation; worked out again from the model's trace."""
+    model, part = load(trained[0]), read_parts(data).heldout
+    read = evaluation_reader(model.config)
+    images = torch.stack([read(part.path(row)) for row in range(len(part))])
+    confidence, label = model.trace(model.normalise(images)).logits.softmax(-1).max(-1)
+    right = label == torch.from_numpy(part.labels)
+    identity = ModelIdentity.of(model.config)
+    expected = calibrate(identity, confidence.numpy(), right.numpy())
+    torch.testing.assert_close(model.thresholds, torch.from_numpy(expected.thresholds), rtol=1e-4, atol=1e-4)
+    assert model.calibration.data_hash == part.digest
+    assert model.calibration.count == len(part)
+
+
+def test_metrics(trained):
+    lines = [json.loads(line) for line in (trained[0] / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["epoch"]) for row in lines] == [(0, 0), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1)]
+    assert all(row["loss"] > 0 for row in lines)
+    seconds = [row["seconds"] for row in lines]
+    assert seconds == sorted(seconds)
+    for row in lines[1:]:
+        assert len(row["accuracy"]) == 3
+    assert lines[0]["what"] == "thumbnails"
+    assert len(lines[1]["losses"]) == 3
+    assert len(lines[3]["reward"]) == len(lines[3]["spread"]) == 2
+    assert lines[3]["entropy"] == pytest.approx(-1.767293)
+
+
+def test_the_official_export(trained):
+    output, _ = trained
+    model = load(output)
+    official = load(output / "official.pth.tar", config=model.config)
+    assert_bit_equal(official.state_dict(), model.state_dict())
+
+
+def test_workers_do_not_change_a_run(trained, data, tmp_path):
+    train(data, tmp_path / "run")
+    assert_bit_equal(weights(tmp_path / "run"), weights(trained[0]))
+
+
+# --- how a batch is divided ---------------------------------------------------------------------------
+
+DIVIDED = {
+    "network": CONVNEXT,
+    "epochs": (1, 1, 1, 1),
+    "auto_augment": "rand-m9-mstd0.5",
+    "reward": "contrast",
+    "policy_lr": 1e-4,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole") / "run"
+    train(data, output, **DIVIDED)
+    return output
+
+
+def assert_near(output, whole):
+    """1e-5 of weights that have moved by far more."""
+    ours, theirs = weights(output), weights(whole)
+    torch.manual_seed(0)
+    start = GFNet(load(whole).config).state_dict()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=1e-5, msg=name)
+    for part in ("global_encoder", "local_encoder", "policy", "classifier"):
+        moved = max((theirs[name] - start[name]).abs().max() for name in start if name.startswith(part))
+        assert moved > 3e-4, part
+
+
+def test_a_batch_in_parts(data, whole, tmp_path):
+    train(data, tmp_path / "run", accumulate=4, **DIVIDED)
+    assert_near(tmp_path / "run", whole)
+
+
+TWO_PROCESSES = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tests.training.folder_helpers import QUIET, train
+from tests.training.test_training_folder import DIVIDED
+
+train(Path(sys.argv[1]), Path(sys.argv[2]), manner=replace(QUIET, quiet=False), **DIVIDED)
+"""
+
+
+def test_two_processes_are_one(data, whole, tmp_path):
+    """Under torchrun, each with half of every batch; one of them says what there is to say."""
+    output = tmp_path / "run"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command = [sys.executable, *torchrun, sys.executable, "-c", TWO_PROCESSES, str(data), str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert_near(output, whole)
+    assert done.stderr.count("stage 2 epoch 0") == 1
+    ours, theirs = (
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        for path in (output, whole)
+    )
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        assert mine["accuracy"] == pytest.approx(other["accuracy"], abs=1e-6)
+    assert load(output).calibration.count == load(whole).calibration.count
+
+
+def test_a_batch_that_cannot_be_divided(data, tmp_path):
+    with pytest.raises(InputError, match="accumulate: expected a divisor of batch 8, got 3"):
+        train(data, tmp_path / "run", accumulate=3)
+    with pytest.raises(InputError, match="batch: expected at most the 24 training images, got 25"):
+        train(data, tmp_path / "run", batch=25)
+    assert not (tmp_path / "run").exists()
+
+
+# --- where it begins ----------------------------------------------------------------------------------
+
+
+def test_the_average_of_the_weights(data, tmp_path, monkeypatch):
+    """A stage ends with e <- d e + (1 - d) w over its updates, from the weights that it began with."""
+    states, original = [], folder.Run._after
+    monkeypatch.setattr(
+        folder.Run,
+        "_after",
+        lambda self: (
+            states.append({k: v.clone() for k, v in self.model.state_dict().items()}),
+            original(self),
+        ),
+    )
+    settings = {"epochs": (0, 2, 0, 0), "ema": 0.75}
+    train(data, tmp_path / "run", **settings)
+    torch.manual_seed(0)
+    job = make_job(data, tmp_path, **settings)
+    expected = GFNet(model_config(job.backbone, 32, 3, 48, 3, **job.model)).state_dict()
+    for state in states:
+        expected = {
+            name: 0.75 * value + 0.25 * state[name] if value.is_floating_point() else state[name]
+            for name, value in expected.items()
+        }
+    assert len(states) == 6
+    for name, value in weights(tmp_path / "run").items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_a_model_to_begin_with(data, trained, tmp_path):
+    job = replace(make_job(data, tmp_path / "run", epochs=(0, 0, 1, 0)), init=trained[0])
+    train_folder(job, manner=QUIET)
+    before, after = load(trained[0]).state_dict(), weights(tmp_path / "run")
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"policy"}
+
+
+@pytest.fixture(scope="module")
+def small():
+    return GFNet(model_config("timm/resnet18", 32, 3, 48, 3, **RESNET[1]))
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+def test_weights_of_a_file(small, tmp_path, classes):
+    """Both encoders get all of it but a classifier for other classes."""
+    args = RESNET[1]["backbone_args"]
+    stock = timm.create_model("resnet18", num_classes=classes, **args)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in stock.state_dict().items()}}, tmp_path / "w.pth")
+    model = GFNet(small.config)
+    head = model.global_encoder.backbone.fc.weight.clone()
+    load_pretrained(model, str(tmp_path / "w.pth"))
+    for encoder in (model.global_encoder, model.local_encoder):
+        for name, value in stock.state_dict().items():
+            if not name.startswith("fc."):
+                assert torch.equal(encoder.backbone.state_dict()[name], value), name
+    expected = stock.fc.weight if classes == 3 else head
+    assert torch.equal(model.global_encoder.backbone.fc.weight, expected)
+
+
+def test_weights_that_do_not_fit(small, tmp_path):
+    path = tmp_path / "w.pth"
+    with pytest.raises(CheckpointError, match=r"w.pth: expected a file of a backbone's weights"):
+        load_pretrained(small, str(path))
+    path.write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=r"w.pth: expected a file of weights, got one that fails"):
+        load_pretrained(small, str(path))
+    other = timm.create_model("resnet18", num_classes=3, channels=[16, 16, 16, 32], layers=[1, 1, 1, 1])
+    torch.save(other.state_dict(), path)
+    with pytest.raises(
+        CheckpointError, match="expected the weights of timm/resnet18, got some that differ in"
+    ):
+        load_pretrained(small, str(path))
+    torch.save(timm.create_model("resnet26", num_classes=3).state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"differ in \["):
+        load_pretrained(small, str(path))
+
+
+def test_timm_s_weights_without_a_network(small, monkeypatch):
+    def fail(*args, **kwargs):
+        assert kwargs["pretrained"] is True
+        raise OSError("cannot find the requested files")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    message = "expected resnet18's weights in timm's cache or from the network, got cannot find"
+    with pytest.raises(InputError, match=message):
+        load_pretrained(small, "timm")
+
+
+@pytest.mark.parametrize(("args", "stride"), [({}, 32), ({"output_stride": 8}, 8)], ids=["32", "8"])
+def test_strides(args, stride):
+    assert stride_of(build_encoder("timm/resnet18", 3, **RESNET[1]["backbone_args"], **args)) == stride
+
+
+# --- what is refused, and what stops a run ------------------------------------------------------------
+
+
+def test_a_patch_size_that_the_stride_does_not_divide(data, tmp_path):
+    job = replace(make_job(data, tmp_path / "run"), patch_size=40)
+    message = r"patch_size: expected a multiple of timm/resnet18's stride 32 \(32 or 64\), got 40"
+    with pytest.raises(InputError, match=message):
+        train_folder(job, manner=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_a_number(data, tmp_path):
+    """The batch is kept, the checkpoint before it stays, and a run on it stops in the same place."""
+    settings = {"epochs": (0, 1, 0, 0), "backbone_lr": 1e18}
+    output, kept = tmp_path / "run", "failed-stage1-epoch0-batch"
+    with pytest.raises(TrainingError, match=rf"finite.*the batch is in .*{kept}\d.pt"):
+        train(data, output, manner=Manner(device="cpu", checkpoint_every=1, quiet=True), **settings)
+    (path,) = output.glob(f"{kept}*.pt")
+    failed = torch.load(path, weights_only=True)
+    state = torch.load(output / "checkpoint.pt", weights_only=True)
+    assert (failed["stage"], failed["epoch"], failed["batch"]) == (1, 0, state["batch"])
+    assert failed["images"].dtype == torch.uint8
+    assert failed["images"].shape == (8, 48, 48, 3)
+    assert failed["labels"].shape == (8,)
+    before = (output / "checkpoint.pt").read_bytes()
+    with pytest.raises(TrainingError, match=path.name):
+        train(data, output, manner=Manner(device="cpu", checkpoint_every=1, quiet=True), **settings)
+    assert (output / "checkpoint.pt").read_bytes() == before
+    assert not (output / "model.safetensors").exists()
+
+
+def test_unreadable_images(tmp_path, capfd):
+    data = write_pictures(tmp_path / "images")
+    broken = [data / "a" / "03.png", data / "b" / "05.png"]
+    for path in broken:
+        path.write_bytes(b"no picture")
+    settings = {"epochs": (0, 2, 0, 0)}
+    manner = Manner(device="cpu", bad_images=2)
+    found = train(data, tmp_path / "run", manner=manner, **settings)
+    assert found["bad_images"] == [str(path) for path in broken]
+    said = capfd.readouterr().err
+    assert all(said.count(f"skipped: {path}: expected an image") == 1 for path in broken)
+    message = r"images: expected at most 1 unreadable images, got 2: .*0\d.png, .*0\d.png"
+    with pytest.raises(InputError, match=message):
+        train(data, tmp_path / "other", manner=replace(manner, bad_images=1), **settings)
+
+
+def test_an_empty_class(tmp_path):
+    data = write_pictures(tmp_path / "images")
+    (data / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: expected images .* got an empty class"):
+        train(data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,261 @@
+"""A run that is killed and started again ends where an undisturbed one does, to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gfnet_fast.errors import CheckpointError, InputError
+from gfnet_fast.training import folder
+from gfnet_fast.training.folder import Interrupted, Manner
+from tests.training.folder_helpers import QUIET, assert_bit_equal, train, weights, write_pictures
+
+# Everything that has a state of its own: average, augmentation, parts of batches.
+SETTINGS = {"ema": 0.5, "color_jitter": 0.4, "erase": 0.5, "accumulate": 2, "reward": "contrast"}
+UPDATES = 3 * (1 + 2 + 1 + 2)
+
+
+class Killed(BaseException):
+    """What nothing catches: as if the process had ended there."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("data") / "images")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(data, output, **SETTINGS)
+    return output
+
+
+def rows(output):
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def evaluation(output):
+    found = json.loads((output / "evaluation.json").read_text())
+    return {key: value for key, value in found.items() if key != "seconds"}
+
+
+def assert_same_end(output, undisturbed):
+    assert_bit_equal(weights(output), weights(undisturbed))
+    assert rows(output) == rows(undisturbed)
+    assert evaluation(output) == evaluation(undisturbed)
+    for name in ("model.safetensors", "thresholds.json", "config.json"):
+        assert (output / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+
+def kill_after(monkeypatch, place, calls):
+    """End the process at the n-th arrival at a place: before or after a function of the run."""
+    owner, name, when = {
+        "update": (folder.Run, "_after", "before"),
+        "checkpoint": (folder, "save_checkpoint", "after"),
+        "report": (folder.Run, "_report", "before"),
+    }[place]
+    original, count = getattr(owner, name), 0
+
+    def counted(*args):
+        nonlocal count
+        count += 1
+        if count == calls and when == "before":
+            raise Killed
+        original(*args)
+        if count == calls:
+            raise Killed
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+@pytest.mark.parametrize(
+    ("place", "calls"),
+    [
+        ("update", 1),  # nothing is there yet but the settings
+        ("update", UPDATES - 1),
+        ("checkpoint", 1),  # in an epoch
+        ("checkpoint", 2),  # after one
+        ("checkpoint", 3),  # between two stages
+        ("report", 4),
+    ],
+    ids=str,
+)
+def test_killed_and_started_again(data, undisturbed, tmp_path, place, calls):
+    output = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, place, calls)
+        with pytest.raises(Killed):
+            train(data, output, **SETTINGS)
+    train(data, output, **SETTINGS)
+    assert_same_end(output, undisturbed)
+
+
+def test_killed_again_and_again(data, undisturbed, tmp_path):
+    output, kills, ended = tmp_path / "run", 0, False
+    while not ended:
+        with pytest.MonkeyPatch.context() as patch:
+            kill_after(patch, "update", 4)
+            try:
+                train(data, output, **SETTINGS)
+                ended = True
+            except Killed:
+                kills += 1
+    assert kills >= 5
+    assert_same_end(output, undisturbed)
+
+
+def test_only_the_work_since_the_last_checkpoint_is_lost(data, tmp_path, monkeypatch):
+    output = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, "update", 3 + 3)  # stage 1's third of three; its checkpoint holds two
+        with pytest.raises(Killed):
+            train(data, output, **SETTINGS)
+    state = torch.load(output / "checkpoint.pt", weights_only=True)
+    assert (state["done"], state["stage"], state["epoch"], state["batch"]) == ([0], 1, 0, 2)
+    updates = []
+    original = folder.Run._after
+    monkeypatch.setattr(
+        folder.Run, "_after", lambda self: (updates.append(self.stage.number), original(self))
+    )
+    train(data, output, **SETTINGS)
+    assert updates == [1] * 4 + [2] * 3 + [3] * 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupt_writes_a_checkpoint(data, undisturbed, tmp_path, monkeypatch, number):
+    output, original, count = tmp_path / "run", folder.Run._after, 0
+
+    def interrupting(self):
+        nonlocal count
+        count += 1
+        if count == 4:
+            os.kill(os.getpid(), number)
+        original(self)
+
+    monkeypatch.setattr(folder.Run, "_after", interrupting)
+    before = signal.getsignal(number)
+    manner = Manner(device="cpu", checkpoint_every=1000, quiet=True)
+    with pytest.raises(Interrupted, match="stage 1, epoch 1 of 2, after batch 1"):
+        train(data, output, manner=manner, **SETTINGS)
+    assert signal.getsignal(number) is before
+    state = torch.load(output / "checkpoint.pt", weights_only=True)
+    assert (state["stage"], state["epoch"], state["batch"]) == (1, 0, 1)
+    train(data, output, manner=manner, **SETTINGS)
+    assert_same_end(output, undisturbed)
+
+
+KILLED_IN_A_WRITE = """
+import os, signal, sys, torch
+from pathlib import Path
+from tests.training.folder_helpers import train
+from tests.training.test_training_resume import SETTINGS
+
+save, count = torch.save, 0
+
+def half(content, file):
+    global count
+    count += 1
+    if count < 5:
+        return save(content, file)
+    import io
+    whole = io.BytesIO()
+    save(content, whole)
+    file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+torch.save = half
+train(Path(sys.argv[1]), Path(sys.argv[2]), **SETTINGS)
+"""
+
+
+def test_kill_9_in_the_middle_of_a_checkpoint(data, undisturbed, tmp_path):
+    output = tmp_path / "run"
+    command = [sys.executable, "-c", KILLED_IN_A_WRITE, str(data), str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (output / "checkpoint.pt.part").stat().st_size > 1000
+    torch.load(output / "checkpoint.pt", weights_only=True)
+    train(data, output, **SETTINGS)
+    assert_same_end(output, undisturbed)
+
+
+def test_stages_one_at_a_time(data, undisturbed, tmp_path):
+    output = tmp_path / "run"
+    for stages in ([0], [1], [2, 3]):
+        train(data, output, stages, **SETTINGS)
+    assert_same_end(output, undisturbed)
+
+
+def test_the_same_command_after_the_end_changes_nothing(data, undisturbed, tmp_path):
+    before = weights(undisturbed)
+    train(data, undisturbed, **SETTINGS)
+    assert_bit_equal(weights(undisturbed), before)
+
+
+def test_another_seed_ends_elsewhere(data, undisturbed, tmp_path):
+    train(data, tmp_path / "run", seed=1, **SETTINGS)
+    name = "local_encoder.backbone.conv1.weight"
+    assert not torch.equal(weights(tmp_path / "run")[name], weights(undisturbed)[name])
+
+
+def test_a_folder_of_another_run_is_left_alone(data, undisturbed):
+    before = {path.name: path.read_bytes() for path in undisturbed.iterdir()}
+    message = r"other settings is in it: expected training.gamma 0.7, got 0.5$"
+    with pytest.raises(InputError, match=message):
+        train(data, undisturbed, gamma=0.5, **SETTINGS)
+    assert {path.name: path.read_bytes() for path in undisturbed.iterdir()} == before
+
+
+def test_a_folder_of_something_else_is_left_alone(data, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="expected a new folder, or one of a run to go on with"):
+        train(data, tmp_path, **SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_damaged_checkpoint(data, undisturbed, tmp_path):
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "training.json").write_bytes((undisturbed / "training.json").read_bytes())
+    (output / "checkpoint.pt").write_bytes((undisturbed / "checkpoint.pt").read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt: expected a checkpoint of a run"):
+        train(data, output, **SETTINGS)
+    assert sorted(path.name for path in output.iterdir()) == ["checkpoint.pt", "training.json"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([4], r"expected some of 0 to 3 with epochs .*got \[4\]"),
+        ([2], "expected stage 1 before 2"),
+        ([3], "expected stage 1 before 3"),
+    ],
+)
+def test_stages_that_cannot_be(data, tmp_path, stages, message):
+    with pytest.raises(InputError, match=message):
+        train(data, tmp_path / "run", stages)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_without_epochs(data, tmp_path):
+    with pytest.raises(InputError, match=r"expected some of 0 to 3 with epochs \(0, 1, 1, 1\), got \[0\]"):
+        train(data, tmp_path / "run", [0, 1], epochs=(0, 1, 1, 1))
+
+
+def test_a_stage_in_the_middle_is_not_left(data, tmp_path):
+    output = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, "checkpoint", 1)
+        with pytest.raises(Killed):
+            train(data, output, manner=QUIET)
+    with pytest.raises(InputError, match="expected stage 0, which the run is in"):
+        train(data, output, [1, 2])
