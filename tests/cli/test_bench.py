@@ -14,7 +14,7 @@ from gfnet_fast.model.macs import static_macs
 from tests.conftest import expected_exits, random_images, tiny_model
 
 OPTIONS = Options(budgets=2, batch=4, rounds=3, baseline_images=6)
-LABELS = torch.arange(40) % 7
+LABELS = torch.arange(24) % 7
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +30,11 @@ def model():
 
 @pytest.fixture(scope="module")
 def rows(model):
-    return run_benchmark(model, random_images(40, 80, seed=6), LABELS, OPTIONS)
+    return run_benchmark(model, random_images(24, 80, seed=6), LABELS, OPTIONS)
 
 
 def test_rows_say_what_the_trace_says(model, rows):
-    images = random_images(40, 80, seed=6)
+    images = random_images(24, 80, seed=6)
     assert {tuple(row) for row in rows} == {FIELDS}
     ways = [row["way"] for row in rows if row["dtype"] == "float32"]
     assert {"engine", "eager", "engine, all steps", "eager, all steps", "official", "static"} == set(ways)
@@ -43,7 +43,7 @@ def test_rows_say_what_the_trace_says(model, rows):
     for row in budgeted:
         place = np.interp(float(row["budget_macs"]), path.mean_macs, np.arange(len(path.mean_macs)))
         label, step, _ = expected_exits(model, images, torch.from_numpy(path.at(place)))
-        shares = np.bincount(step, minlength=5)[1:] / 40
+        shares = np.bincount(step, minlength=5)[1:] / 24
         assert float(row["agreement"]) == 1
         assert float(row["accuracy"]) == pytest.approx(
             100 * (label == LABELS).float().mean().item(), abs=1e-3
@@ -72,7 +72,7 @@ def test_no_speed_of_wrong_answers(model, monkeypatch):
 
     monkeypatch.setattr(EagerEngine, "predict", wrong)
     with pytest.raises(BenchmarkError, match=r"eager at .* M .*: expected class and exit step of the trace"):
-        run_benchmark(model, random_images(40, 80, seed=6), LABELS, OPTIONS)
+        run_benchmark(model, random_images(24, 80, seed=6), LABELS, OPTIONS)
 
 
 def test_the_official_way_is_all_steps_of_the_trace(model):

@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from exit_tasks import make_task
 
 from gfnet_fast.errors import BudgetError
@@ -19,6 +20,7 @@ from gfnet_fast.exits import (
     CostTable,
     ModelIdentity,
     calibrate,
+    device_name,
     exit_steps,
     load_calibration,
     official_shares,
@@ -139,6 +141,26 @@ def test_time_needs_the_costs_of_this_device(calibration, official):
     for device in ("cuda: other", None):
         with pytest.raises(BudgetError, match="'cpu: test'"):
             calibration.resolve(Budget(latency_ms=2), device=device)
+
+
+def test_a_device_is_named_with_its_processor_and_threads():
+    name = device_name("cpu")
+    assert name.startswith("cpu: ")
+    assert name.endswith(("1 thread", " threads"))
+    assert device_name(torch.device("cpu")) == device_name(name) == name
+    assert (device_name("cuda: other"), device_name(None)) == ("cuda: other", None)
+    path = Calibration.from_confidences(MODEL, [[0.5] * 4 + [-1e8]], TASK.confidences)
+    timed = path.with_cost(CostTable(name, MS))
+    np.testing.assert_array_equal(
+        timed.resolve(Budget(latency_ms=2), device="cpu"), timed.resolve(Budget(latency_ms=2), device=name)
+    )
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        with pytest.raises(BudgetError, match="expected costs measured on 'cpu: .* threads', got 'cpu: "):
+            timed.resolve(Budget(latency_ms=2), device="cpu")
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_ties_are_reported_and_never_overshoot():
