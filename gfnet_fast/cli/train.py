@@ -50,7 +50,8 @@ def train(
     numbers = _numbers(stages)
     from gfnet_fast.config import GFNetConfig
     from gfnet_fast.training.config import TrainConfig, checked, family_config
-    from gfnet_fast.training.folder import Interrupted, Job, Manner, train_folder
+    from gfnet_fast.training.folder import Interrupted, train_folder
+    from gfnet_fast.training.job import Job, Manner
 
     training, model = _file_settings(config) if config else ({}, {})
     training, model = checked(TrainConfig, training, str(config)), checked(GFNetConfig, model, str(config))

@@ -157,9 +157,11 @@ def family_config(backbone: str, **overrides: Any) -> TrainConfig:
 
 
 def model_config(
-    backbone: str, patch_size: int, steps: int, image_size: int, classes: int, **overrides: Any
+    backbone: str, patch_size: int, steps: int, image_size: int, classes: int, /, **overrides: Any
 ) -> GFNetConfig:
     """The network to train: the released one of these sizes, or one in its family's form."""
+    if odd := sorted({"backbone", "patch_size", "steps", "image_size", "classes", "macs"} & overrides.keys()):
+        raise InputError(f"model: expected fields that nothing else says, got {', '.join(odd)}")
     sizes = (backbone, patch_size, steps, image_size)
     for known in RELEASED:
         if sizes == (known.backbone, known.patch_size, known.steps, known.image_size):

@@ -10,9 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
@@ -33,11 +31,12 @@ from gfnet_fast.data.folder import (
 )
 from gfnet_fast.errors import InputError, TrainingError
 from gfnet_fast.model.gfnet import GFNet
-from gfnet_fast.training.config import TrainConfig, model_config
+from gfnet_fast.training.config import model_config
 from gfnet_fast.training.distributed import SharedDraws, World, seed_of
 from gfnet_fast.training.evaluate import Scores, find_exits, random_crops, step_scores, summary
+from gfnet_fast.training.job import Job, Manner, plan_stages
 from gfnet_fast.training.pretrained import check_stride, load_pretrained
-from gfnet_fast.training.progress import Progress
+from gfnet_fast.training.progress import Progress, check_tensorboard
 from gfnet_fast.training.stages import (
     ClassifierStage,
     EncoderStage,
@@ -58,86 +57,7 @@ from gfnet_fast.training.state import (
 )
 from gfnet_fast.training.unroll import Chooser, Views
 
-STAGES = (0, 1, 2, 3)
 EVALUATION_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to train: a run is the same, and can be gone on with, where these are the same.
-
-    Attributes
-    ----------
-    data, output : Path
-        The folder of images, see :mod:`gfnet_fast.data.folder`; and the folder for everything that a run
-        writes, which is a native model folder in the end.
-    backbone : str
-    patch_size, steps, image_size : int
-    training : TrainConfig
-    model : mapping
-        Other fields of :class:`GFNetConfig`.
-    pretrained : str
-        "timm" for timm's own weights, or a file of the backbone's weights; "" for none.
-    init : Path, optional
-        A checkpoint of a whole GFNet to begin with.
-    """
-
-    data: Path
-    output: Path
-    backbone: str
-    patch_size: int
-    steps: int
-    image_size: int
-    training: TrainConfig
-    model: Mapping[str, Any]
-    pretrained: str = ""
-    init: Path | None = None
-
-    def settings(self, parts: Parts, config: GFNetConfig) -> dict[str, Any]:
-        """What is kept in training.json, and compared when a run goes on."""
-        return {
-            "model": config.to_dict(),
-            "training": asdict(self.training),
-            "pretrained": self.pretrained,
-            "init": None if self.init is None else str(self.init),
-            "classes": list(parts.classes),
-            **{
-                name: {"images": len(part), "sha256": part.digest}
-                for name, part in zip(("train", "heldout", "validation"), parts[1:], strict=True)
-            },
-        }
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How to train it; may change from one start of a run to the next.
-
-    Attributes
-    ----------
-    device : str
-        "auto", "cpu" or "cuda".
-    workers : int
-        Processes that read images, for each process that trains; 0: none.
-    checkpoint_every : int
-        Updates between checkpoints; there is one after every epoch as well.
-    bad_images : int
-        How many images may be unreadable.
-    compile, channels_last : bool
-        Of the encoders.
-    export : "" or "official"
-        Also write what the official evaluation reads, ``official.pth.tar``.
-    tensorboard, quiet : bool
-    """
-
-    device: str = "auto"
-    workers: int = 0
-    checkpoint_every: int = 1000
-    bad_images: int = 0
-    compile: bool = False
-    channels_last: bool = False
-    export: Literal["", "official"] = ""
-    tensorboard: bool = False
-    quiet: bool = False
 
 
 class Interrupted(Exception):
@@ -167,6 +87,8 @@ def train_folder(
     manner = manner or Manner()
     with World.join(manner.device) as world:
         config = job.training
+        if manner.tensorboard:
+            check_tensorboard()
         if config.batch % (world.size * config.accumulate):
             many = f"{world.size} processes x {config.accumulate} parts"
             raise InputError(f"batch: expected a multiple of {many}, got {config.batch}")
@@ -182,7 +104,7 @@ def train_folder(
         check_settings(job.output, settings)
         state = load_checkpoint(job.output)
         _begin_with(model, job, state)
-        numbers = _plan(config, stages, state, job.init is not None)
+        numbers = plan_stages(config, stages, state, job.init is not None)
         world.barrier()
         if world.rank == 0:
             job.output.mkdir(parents=True, exist_ok=True)
@@ -213,23 +135,6 @@ def _begin_with(model: GFNet, job: Job, state: Mapping[str, Any] | None) -> None
         model.load_state_dict(load(job.init, config=None if job.init.is_dir() else model.config).state_dict())
     if job.pretrained:
         load_pretrained(model, job.pretrained)
-
-
-def _plan(
-    config: TrainConfig, stages: Sequence[int] | None, state: Mapping[str, Any] | None, begun: bool
-) -> list[int]:
-    """The stages still to do; InputError on stages without epochs and on those that lack an earlier one."""
-    wanted = [n for n in STAGES if config.epochs[n]] if stages is None else sorted(set(stages))
-    if stages is not None and (odd := [n for n in wanted if n not in STAGES or not config.epochs[n]]):
-        raise InputError(f"stages: expected some of 0 to 3 with epochs {config.epochs}, got {odd} among them")
-    done = [] if state is None else state["done"]
-    current = None if state is None else state["stage"]
-    if current is not None and current not in wanted:
-        raise InputError(f"stages: expected stage {current}, which the run is in, got {wanted}")
-    left = [n for n in wanted if n not in done]
-    if set(left) & {2, 3} and 1 not in {*done, *wanted} and not begun:
-        raise InputError(f"stages: expected stage 1 before {left[0]}, or a model to begin with, got {wanted}")
-    return left
 
 
 @contextmanager
@@ -454,6 +359,13 @@ class Run:
             for at in range(0, len(rows), EVALUATION_BATCH)
         ]
         images = FolderImages(part, evaluation_reader(self.model.config))
-        batches = ((b.images, b.labels) for b in self._load(images, order) if len(b.labels))
-        everyones = self.world.objects(step_scores(self.model, batches, chooser))
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for batch in self._load(images, order):
+                if self.stopped:
+                    raise Interrupted("interrupted while the trained model was measured")
+                if len(batch.labels):
+                    yield batch.images, batch.labels
+
+        everyones = self.world.objects(step_scores(self.model, batches(), chooser))
         return Scores(*(torch.cat(values, 1) for values in zip(*everyones, strict=True)))

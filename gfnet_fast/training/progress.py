@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,12 @@ from gfnet_fast.errors import InputError
 from gfnet_fast.training.state import write_whole
 
 
+def check_tensorboard() -> None:
+    """Raise InputError where TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError("tensorboard: expected the package, got none: pip install 'gfnet-fast[train]'")
+
+
 class Progress:
     """Of one process; the others' have no `folder` and say nothing."""
 
@@ -19,12 +26,8 @@ class Progress:
         self.folder, self.quiet = folder, quiet or folder is None
         self.writer: Any = None
         if tensorboard and folder is not None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise InputError(
-                    "tensorboard: expected the package, got none: pip install 'gfnet-fast[train]'"
-                ) from error
+            from torch.utils.tensorboard import SummaryWriter
+
             self.writer = SummaryWriter(str(folder / "tensorboard"))
         self.bar: Any = None
         self.task: Any = None

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from gfnet_fast.training.config import family_config
-from gfnet_fast.training.folder import Job, Manner, train_folder
+from gfnet_fast.training.folder import train_folder
+from gfnet_fast.training.job import Job, Manner
 from tests.conftest import random_images
 
 QUIET = Manner(device="cpu", checkpoint_every=2, quiet=True)

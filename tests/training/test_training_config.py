@@ -6,7 +6,7 @@ import pytest
 
 from gfnet_fast.config import RELEASED
 from gfnet_fast.errors import InputError
-from gfnet_fast.training.config import TrainConfig, family_config
+from gfnet_fast.training.config import TrainConfig, family_config, model_config
 
 RESNET = (0.01, 1e-4, 1, 60, True)
 REGNET = (0.02, 5e-5, 1, 60, True)
@@ -75,9 +75,46 @@ def test_overrides_leave_the_rest_and_the_table():
         ({"reward": "confidence"}, "reward: expected 'difference' or 'contrast', got 'confidence'"),
         ({"ppo_epochs": 0}, "ppo_epochs: expected at least 1, got 0"),
         ({"action_std": 0.0}, "action_std: expected more than 0"),
+        ({"batch": 10, "accumulate": 4}, "accumulate: expected a divisor of batch 10, got 4"),
+        ({"ema": 1.0}, "ema: expected 0 or more and less than 1, got 1.0"),
+        ({"scale": (0.5, 0.1)}, "scale: expected two shares"),
+        ({"flip": 1.5}, "flip: expected 0 to 1, got 1.5"),
+        ({"backbone_lr": float("nan")}, "backbone_lr: expected a number of at least 0, got nan"),
+        ({"seed": -1}, "seed: expected at least 0, got -1"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_refusals(change, message):
     with pytest.raises(InputError, match=message):
         TrainConfig(**change)
+
+
+@pytest.mark.parametrize("released", RELEASED, ids=lambda c: f"{c.name}-{c.patch_size}")
+def test_released_sizes_give_the_released_network(released):
+    sizes = (released.patch_size, released.steps, released.image_size)
+    assert model_config(released.backbone, *sizes, 1000) == released
+    assert model_config(released.backbone, *sizes, 20).classes == 20
+
+
+@pytest.mark.parametrize(
+    ("backbone", "policy", "classifier", "glance_head"),
+    [
+        ("timm/resnet34", ("linear", 2048, 1024), "recurrent", False),
+        ("timm/densenet161", ("linear", 2048, 1024), "recurrent", False),
+        ("timm/regnety_032", ("conv", 32, 256), "recurrent", True),
+        ("timm/efficientnet_b0", ("conv", 32, 256), "cascaded", True),
+        ("torchvision/mobilenet_v3_small", ("conv", 32, 256), "cascaded", True),
+    ],
+)
+def test_other_networks_have_their_family_s_form(backbone, policy, classifier, glance_head):
+    config = model_config(backbone, 64, 4, 160, 7)
+    assert (config.policy, config.policy_hidden, config.policy_width) == policy
+    assert (config.classifier, config.glance_head) == (classifier, glance_head)
+    assert (config.patch_size, config.steps, config.image_size, config.classes) == (64, 4, 160, 7)
+    assert config.name == backbone.split("/")[1]
+    assert model_config(backbone, 64, 4, 160, 7, policy_width=8, name="mine").policy_width == 8
+
+
+def test_a_network_s_sizes_are_said_once():
+    with pytest.raises(InputError, match="expected fields that nothing else says, got classes, steps"):
+        model_config("timm/resnet18", 64, 4, 160, 7, steps=3, classes=2)

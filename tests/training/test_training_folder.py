@@ -19,7 +19,8 @@ from gfnet_fast.model.backbones import build_encoder
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training import folder
 from gfnet_fast.training.config import model_config
-from gfnet_fast.training.folder import Manner, train_folder
+from gfnet_fast.training.folder import train_folder
+from gfnet_fast.training.job import Manner
 from gfnet_fast.training.pretrained import load_pretrained, stride_of
 from tests.training.folder_helpers import (
     CONVNEXT,
@@ -133,7 +134,8 @@ def assert_near(output, whole):
 
 
 def test_a_batch_in_parts(data, whole, tmp_path):
-    train(data, tmp_path / "run", accumulate=4, **DIVIDED)
+    """And in another layout."""
+    train(data, tmp_path / "run", manner=replace(QUIET, channels_last=True), accumulate=4, **DIVIDED)
     assert_near(tmp_path / "run", whole)
 
 
@@ -313,6 +315,13 @@ def test_unreadable_images(tmp_path, capfd):
     message = r"images: expected at most 1 unreadable images, got 2: .*0\d.png, .*0\d.png"
     with pytest.raises(InputError, match=message):
         train(data, tmp_path / "other", manner=replace(manner, bad_images=1), **settings)
+
+
+def test_tensorboard_that_is_not_there(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"tensorboard: expected the package.*gfnet-fast\[train\]"):
+        train(data, tmp_path / "run", manner=replace(QUIET, tensorboard=True))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_empty_class(tmp_path):

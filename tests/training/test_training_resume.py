@@ -13,7 +13,8 @@ import torch
 
 from gfnet_fast.errors import CheckpointError, InputError
 from gfnet_fast.training import folder
-from gfnet_fast.training.folder import Interrupted, Manner
+from gfnet_fast.training.folder import Interrupted
+from gfnet_fast.training.job import Manner
 from tests.training.folder_helpers import QUIET, assert_bit_equal, train, weights, write_pictures
 
 # Everything that has a state of its own: average, augmentation, parts of batches.

@@ -1,0 +1,110 @@
+"""What a training run is told: what to train, and in what manner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gfnet_fast.config import GFNetConfig
+from gfnet_fast.data.folder import Parts
+from gfnet_fast.errors import InputError
+from gfnet_fast.training.config import TrainConfig
+
+STAGES = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train: a run is the same, and can be gone on with, where these are the same.
+
+    Attributes
+    ----------
+    data, output : Path
+        The folder of images, see :mod:`gfnet_fast.data.folder`; and the folder for everything that a run
+        writes, which is a native model folder in the end.
+    backbone : str
+    patch_size, steps, image_size : int
+    training : TrainConfig
+    model : mapping
+        Other fields of :class:`GFNetConfig`.
+    pretrained : str
+        "timm" for timm's own weights, or a file of the backbone's weights; "" for none.
+    init : Path, optional
+        A checkpoint of a whole GFNet to begin with.
+    """
+
+    data: Path
+    output: Path
+    backbone: str
+    patch_size: int
+    steps: int
+    image_size: int
+    training: TrainConfig
+    model: Mapping[str, Any]
+    pretrained: str = ""
+    init: Path | None = None
+
+    def settings(self, parts: Parts, config: GFNetConfig) -> dict[str, Any]:
+        """What is kept in training.json, and compared when a run goes on."""
+        return {
+            "model": config.to_dict(),
+            "training": asdict(self.training),
+            "pretrained": self.pretrained,
+            "init": None if self.init is None else str(self.init),
+            "classes": list(parts.classes),
+            **{
+                name: {"images": len(part), "sha256": part.digest}
+                for name, part in zip(("train", "heldout", "validation"), parts[1:], strict=True)
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How to train it; may change from one start of a run to the next.
+
+    Attributes
+    ----------
+    device : str
+        "auto", "cpu" or "cuda".
+    workers : int
+        Processes that read images, for each process that trains; 0: none.
+    checkpoint_every : int
+        Updates between checkpoints; there is one after every epoch as well.
+    bad_images : int
+        How many images may be unreadable.
+    compile, channels_last : bool
+        Of the encoders.
+    export : "" or "official"
+        Also write what the official evaluation reads, ``official.pth.tar``.
+    tensorboard, quiet : bool
+    """
+
+    device: str = "auto"
+    workers: int = 0
+    checkpoint_every: int = 1000
+    bad_images: int = 0
+    compile: bool = False
+    channels_last: bool = False
+    export: Literal["", "official"] = ""
+    tensorboard: bool = False
+    quiet: bool = False
+
+
+def plan_stages(
+    config: TrainConfig, stages: Sequence[int] | None, state: Mapping[str, Any] | None, begun: bool
+) -> list[int]:
+    """The stages still to do; InputError on stages without epochs and on those that lack an earlier one."""
+    wanted = [n for n in STAGES if config.epochs[n]] if stages is None else sorted(set(stages))
+    if stages is not None and (odd := [n for n in wanted if n not in STAGES or not config.epochs[n]]):
+        raise InputError(f"stages: expected some of 0 to 3 with epochs {config.epochs}, got {odd} among them")
+    done = [] if state is None else state["done"]
+    current = None if state is None else state["stage"]
+    if current is not None and current not in wanted:
+        raise InputError(f"stages: expected stage {current}, which the run is in, got {wanted}")
+    left = [n for n in wanted if n not in done]
+    if set(left) & {2, 3} and 1 not in {*done, *wanted} and not begun:
+        raise InputError(f"stages: expected stage 1 before {left[0]}, or a model to begin with, got {wanted}")
+    return left
