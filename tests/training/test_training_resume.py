@@ -81,7 +81,7 @@ def kill_after(monkeypatch, place, calls):
     ("place", "calls"),
     [
         ("update", 1),  # nothing is there yet but the settings
-        ("update", UPDATES - 1),
+        ("update", UPDATES),  # in the last epoch
         ("checkpoint", 1),  # in an epoch
         ("checkpoint", 2),  # after one
         ("checkpoint", 3),  # between two stages
