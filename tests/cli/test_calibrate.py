@@ -11,7 +11,7 @@ from cli_runner import run, save_by_class
 import gfnet_fast as gf
 from gfnet_fast import evaluation
 from gfnet_fast.data.labelled import LabelledFolder
-from gfnet_fast.evaluation import measure_costs, shuffled, trace_steps
+from gfnet_fast.evaluation import in_step, measure_costs, shuffled, trace_steps
 from gfnet_fast.exits import Budget, ModelIdentity, calibrate, device_name, exit_steps, load_calibration
 from tests.conftest import random_images, tiny_model
 
@@ -125,6 +125,12 @@ def test_costs_are_found_from_whole_runs(monkeypatch):
     np.testing.assert_allclose(found.realised, found.requested, rtol=3e-3)
     assert found.residual < 1e-3
     assert (found.table.settings["images"], predictor.budget) == (2000, Budget(max_steps=1))
+
+
+def test_a_slow_round_and_a_slow_run_drop_out():
+    times = np.outer([1.0, 1.2, 1.4, 1.6, 1.8], [1.0, 2.0, 3.0])
+    times[0, 0] *= 3
+    np.testing.assert_allclose(in_step(times) / in_step(times)[0], [1, 2, 3])
 
 
 def test_what_cannot_be_calibrated_on_is_refused(capsys, model, folder, tmp_path):

@@ -157,7 +157,7 @@ def test_a_device_is_named_with_its_processor_and_threads():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(before + 1)
-        with pytest.raises(BudgetError, match="expected costs measured on 'cpu: .* threads', got 'cpu: "):
+        with pytest.raises(BudgetError, match=r"expected costs measured on 'cpu: .* threads', got 'cpu: "):
             timed.resolve(Budget(latency_ms=2), device="cpu")
     finally:
         torch.set_num_threads(before)
