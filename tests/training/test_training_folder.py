@@ -18,9 +18,9 @@ from gfnet_fast.exits import ModelIdentity, calibrate
 from gfnet_fast.model.backbones import build_encoder
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training import folder
-from gfnet_fast.training.config import model_config
+from gfnet_fast.training.config import family_config, model_config
 from gfnet_fast.training.folder import train_folder
-from gfnet_fast.training.job import Manner
+from gfnet_fast.training.job import Job, Manner
 from gfnet_fast.training.pretrained import load_pretrained, stride_of
 from tests.training.folder_helpers import (
     CONVNEXT,
@@ -96,6 +96,18 @@ def test_the_official_export(trained):
     model = load(output)
     official = load(output / "official.pth.tar", config=model.config)
     assert_bit_equal(official.state_dict(), model.state_dict())
+
+
+def test_the_official_export_of_a_released_network(tmp_path):
+    """Says itself what it is."""
+    data, backbone = write_pictures(tmp_path / "images", count=3, classes="ab"), "timm/mobilenetv3_large_100"
+    training = family_config(backbone, epochs=(0, 1, 0, 0), batch=2)
+    job = Job(data, tmp_path / "run", backbone, 96, 3, 224, training, {})
+    train_folder(job, manner=replace(QUIET, export="official"))
+    official, model = load(tmp_path / "run" / "official.pth.tar"), load(tmp_path / "run")
+    assert official.config == model.config
+    assert_bit_equal(official.state_dict(), model.state_dict())
+    assert torch.equal(official.thresholds, model.thresholds)
 
 
 def test_workers_do_not_change_a_run(trained, data, tmp_path):
