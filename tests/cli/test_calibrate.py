@@ -160,6 +160,14 @@ def test_folders_named_as_labels_have_those_classes(folder, tmp_path):
     assert LabelledFolder(tmp_path, config, NAMES).labels.tolist() == [0, 1]
 
 
+def test_some_images_are_some_of_every_class():
+    rows = shuffled(700, 60, 1)
+    assert len(set(rows)) == 60
+    assert {row // 100 for row in rows} == set(range(7))
+    assert rows == shuffled(700, 60, 1) != shuffled(700, 60, 2)
+    assert sorted(shuffled(700, None, 1)) == list(range(700))
+
+
 def test_labels_and_probabilities_that_are_none():
     model = tiny_model()
     data = SimpleNamespace(labels=torch.tensor([0, 7]), images=lambda rows: random_images(len(rows), 80))
