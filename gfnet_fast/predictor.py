@@ -6,7 +6,7 @@ import copy
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Literal, overload
 
 import torch
@@ -225,10 +225,12 @@ class Predictor:
             for first in decoded:
                 decoded.put_back(*first)
                 with self._engine() as engine:
-                    for answer in engine.stream(self._feed(decoded, engine, line, strict)):
-                        yield from self._failed(line, strict)
-                        name, _ = line.popleft()
-                        yield self._result(name, answer, strict)
+                    answers = engine.stream(self._feed(decoded, engine, line, strict))
+                    with closing(answers):  # before somebody else gets the engine
+                        for answer in answers:
+                            yield from self._failed(line, strict)
+                            name, _ = line.popleft()
+                            yield self._result(name, answer, strict)
                 yield from self._failed(line, strict)
 
     def _feed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 
 import torch
@@ -86,7 +86,7 @@ class Engine(Loop):
         self.drain()
         yield from self.collect()
 
-    def stream(self, images: Iterable[Tensor]) -> Iterator[Answer]:
+    def stream(self, images: Iterable[Tensor]) -> Generator[Answer, None, None]:
         """Answers in the order of single images, in memory that does not grow with their number.
 
         When the consumer stops, or the iterable raises, nothing of the images stays behind. In latency mode
