@@ -1,9 +1,9 @@
 """Time the engine against what it replaces: python bench/engine.py [--config NAME] [--images N] [--write].
 
 One process, one set of images, one model (random weights of the conformance fixtures). The gate comes first:
-in float32 the engine's class and exit step equal those of the trace, for 99 % of the images where it is compiled
-(thresholds lie midway between two images' confidences, as near as these happen to be). Then all contenders are timed in turn,
-round after round, so that a busy moment hits them alike.
+in float32 the engine's class and exit step equal those of the trace; of 99 % of the images where it is
+compiled, for thresholds lie midway between two images' confidences, as near as these happen to be. Then all
+contenders are timed in turn, round after round, so that a busy moment hits them alike.
 
     engine       this engine, throughput mode          eager      per-batch boolean indexing, plain torch
     official     crops one by one, two host reads a    always-T   this engine without an exit
