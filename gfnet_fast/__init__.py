@@ -16,6 +16,7 @@ _HOME = {
     "DeviceError": "errors",
     "GFNetError": "errors",
     "InputError": "errors",
+    "TrainingError": "errors",
     "GFNetConfig": "config",
     "RELEASED": "config",
     "released": "config",
