@@ -10,7 +10,7 @@ import hashlib
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,9 +133,19 @@ class Batch(NamedTuple):
         images, labels = (t.to(device, non_blocking=True) for t in self[:2])
         return Batch(images, labels, self.bad)
 
-    def pin_memory(self) -> Batch:
-        """Called by torch's data loader."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.bad)
+
+class Order:
+    """Batches of items: their rows, and the seed of each; made when they are asked for."""
+
+    def __init__(self, batches: Sequence[Tensor], seed: Callable[[int], int] = lambda row: 0) -> None:
+        self.batches, self.seed = batches, seed
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for batch in self.batches:
+            yield [(row, self.seed(row)) for row in batch.tolist()]
 
 
 Reader = Callable[[Path], Tensor]
@@ -230,7 +240,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def load_batches(
-    images: FolderImages, order: Sequence[Sequence[Item]], workers: int = 0, pin: bool = False
+    images: FolderImages, order: Iterable[Sequence[Item]], workers: int = 0, pin: bool = False
 ) -> Iterator[Batch]:
     """Batches of the items of `order`, read by that many worker processes."""
     yield from DataLoader(

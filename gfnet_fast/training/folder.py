@@ -21,7 +21,7 @@ from gfnet_fast.config import RELEASED, GFNetConfig
 from gfnet_fast.data.folder import (
     Batch,
     FolderImages,
-    Item,
+    Order,
     Part,
     Parts,
     TrainingReader,
@@ -230,14 +230,14 @@ class Run:
         assert self.stage is not None
         return seed_of(self.config.seed, self.stage.number, *place)
 
-    def _order(self, epoch: int) -> list[list[Item]]:
+    def _order(self, epoch: int) -> Order:
         """This process's share of the batches that an epoch still has."""
         generator = torch.Generator().manual_seed(self._seed(epoch))
         order = torch.randperm(len(self.parts.train), generator=generator)
         size = self.config.batch
         mine = self.world.share(size)
-        batches = order[: len(order) // size * size].view(-1, size)[self.at.batch :, mine].tolist()
-        return [[(row, self._seed(epoch, 0, row)) for row in batch] for batch in batches]
+        rows = order[: len(order) // size * size].view(-1, size)[self.at.batch :, mine]
+        return Order(rows.unbind(), lambda row: self._seed(epoch, 0, row))
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         c = self.config
@@ -250,7 +250,7 @@ class Run:
             self.batch = batch
             yield batch.images, batch.labels
 
-    def _load(self, images: FolderImages, order: list[list[Item]]) -> Iterator[Batch]:
+    def _load(self, images: FolderImages, order: Order) -> Iterator[Batch]:
         device = self.world.device
         for batch in load_batches(images, order, self.manner.workers, pin=device.type == "cuda"):
             for path, why in batch.bad.items():
@@ -261,7 +261,7 @@ class Run:
                 names = ", ".join(list(self.bad)[:4])
                 raise InputError(
                     f"{self.job.data}: expected at most {self.manner.bad_images} unreadable images, "
-                    f"got {len(self.bad)}: {names}; {why}"
+                    f"got {len(self.bad)}: {names}"
                 )
             yield batch.to(device)
 
@@ -353,11 +353,7 @@ class Run:
 
     def _scores(self, part: Part, chooser: Callable[[int], Chooser] | None = None) -> Scores:
         """Of all processes' images of a part, each of which reads its share."""
-        rows = range(self.world.rank, len(part), self.world.size)
-        order = [
-            [(row, 0) for row in rows[at : at + EVALUATION_BATCH]]
-            for at in range(0, len(rows), EVALUATION_BATCH)
-        ]
+        order = Order(torch.arange(self.world.rank, len(part), self.world.size).split(EVALUATION_BATCH))
         images = FolderImages(part, evaluation_reader(self.model.config))
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:

@@ -102,9 +102,9 @@ def plan_stages(
         raise InputError(f"stages: expected some of 0 to 3 with epochs {config.epochs}, got {odd} among them")
     done = [] if state is None else state["done"]
     current = None if state is None else state["stage"]
-    if current is not None and current not in wanted:
-        raise InputError(f"stages: expected stage {current}, which the run is in, got {wanted}")
     left = [n for n in wanted if n not in done]
+    if current is not None and left[:1] != [current]:
+        raise InputError(f"stages: expected stage {current} first, which the run is in, got {wanted}")
     if set(left) & {2, 3} and 1 not in {*done, *wanted} and not begun:
         raise InputError(f"stages: expected stage 1 before {left[0]}, or a model to begin with, got {wanted}")
     return left

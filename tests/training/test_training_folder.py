@@ -327,6 +327,8 @@ def test_unreadable_images(tmp_path, capfd):
     message = r"images: expected at most 1 unreadable images, got 2: .*0\d.png, .*0\d.png"
     with pytest.raises(InputError, match=message):
         train(data, tmp_path / "other", manner=replace(manner, bad_images=1), **settings)
+    with pytest.raises(InputError, match="expected at most 0 unreadable images, got 2"):
+        train(data, tmp_path / "run", manner=replace(manner, bad_images=0), **settings)
 
 
 def test_tensorboard_that_is_not_there(data, tmp_path, monkeypatch):

@@ -258,5 +258,5 @@ def test_a_stage_in_the_middle_is_not_left(data, tmp_path):
         kill_after(patch, "checkpoint", 1)
         with pytest.raises(Killed):
             train(data, output, manner=QUIET)
-    with pytest.raises(InputError, match="expected stage 0, which the run is in"):
+    with pytest.raises(InputError, match="expected stage 0 first, which the run is in"):
         train(data, output, [1, 2])
