@@ -160,6 +160,19 @@ def test_without_augmentation_a_crop_is_part_of_the_image(plain):
     assert torch.equal(flipped(part.path(0)), one.flip(1))
 
 
+@pytest.mark.parametrize(
+    "change", [{"flip": 0.5}, {"scale": (0.2, 1.0)}, {"auto_augment": "augmix-m3-w2"}], ids=str
+)
+def test_everything_random_follows_the_seed(plain, change):
+    """Flips draw from torch, crops from Python, mixtures from numpy."""
+    settings = {"scale": (1.0, 1.0), "flip": 0.0, **change}
+    images = FolderImages(read_parts(plain).train, TrainingReader(CONFIG, **settings))
+    first, again = ([images[(0, seed)][0][0] for seed in range(12)] for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    kinds = {image.numpy().tobytes() for image in first}
+    assert len(kinds) == 2 if "flip" in change else len(kinds) > 8
+
+
 def test_unreadable_images(plain, tmp_path):
     """The next one stands in where batches keep their size; otherwise they are left out. Both name them."""
     for name in ("train", "val", "heldout"):

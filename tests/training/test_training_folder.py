@@ -313,7 +313,12 @@ def test_a_loss_that_is_not_a_number(data, tmp_path):
     assert not (output / "model.safetensors").exists()
 
 
-def test_unreadable_images(tmp_path, capfd):
+def test_unreadable_images(tmp_path, capfd, monkeypatch):
+    """Others stand in for them: every batch has its size."""
+    sizes, original = [], folder.Run._after
+    monkeypatch.setattr(
+        folder.Run, "_after", lambda self: (sizes.append(len(self.batch.labels)), original(self))
+    )
     data = write_pictures(tmp_path / "images")
     broken = [data / "a" / "03.png", data / "b" / "05.png"]
     for path in broken:
@@ -322,6 +327,7 @@ def test_unreadable_images(tmp_path, capfd):
     manner = Manner(device="cpu", bad_images=2)
     found = train(data, tmp_path / "run", manner=manner, **settings)
     assert found["bad_images"] == [str(path) for path in broken]
+    assert sizes == [8] * 6
     said = capfd.readouterr().err
     assert all(said.count(f"skipped: {path}: expected an image") == 1 for path in broken)
     message = r"images: expected at most 1 unreadable images, got 2: .*0\d.png, .*0\d.png"
