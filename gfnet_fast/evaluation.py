@@ -23,6 +23,9 @@ from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.predictor import Predictor
 
 CHUNK = 64
+BATCHES = 64
+"""How many of its largest batches a timed run is long: its padded end is then about two percent of it."""
+
 Array = NDArray[np.float64]
 Progress = Callable[[int], object]
 """Is told how many more images are done."""
@@ -108,17 +111,18 @@ def measure_costs(
     predictor : Predictor
         Its budget is moved about, and set back at the end.
     images : uint8 ``[n, S, S, 3]``
-        Drawn like those that the predictor will see, in random order, on its device; n well above its batch.
+        Drawn like those that the predictor will see, in random order, on its device. n is many times the
+        batch, such as :data:`BATCHES`: a run's last batches are padded, which a long stream never sees.
     calibration : Calibration
         Of its model, with known shares.
     runs : int, at least T
-        Budgets that are fitted; 2 T + 1 without it. With the check, twice as many less one are run.
+        Budgets that are fitted; T + 2 without it. With the check, twice as many less one are run.
     rounds : int, at least 3
         The median counts; in each round every budget has its turn.
     """
     if calibration.shares is None:
         raise BudgetError("calibration: expected one with known shares; make it with `gfnet-fast calibrate`")
-    fitted = runs or 2 * predictor.config.steps + 1
+    fitted = runs or predictor.config.steps + 2
     places = np.linspace(0, len(calibration.thresholds) - 1, 2 * fitted - 1)
     rows = [Budget(thresholds=tuple(calibration.at(place).tolist())) for place in places]
     before = predictor.budget

@@ -42,7 +42,9 @@ def calibrate(
         typer.Option(min=0, max=0.9, help="Share of the images kept from the search, to judge it on them."),
     ] = 0.0,
     time: Annotated[bool, typer.Option("--time", help="Measure this device's costs too.")] = False,
-    time_images: Annotated[int, typer.Option(min=1, help="Images of a timed run.")] = 1000,
+    time_images: Annotated[
+        int | None, typer.Option(min=1, help="Images of a timed run; 64 of the largest batches without it.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Timed rounds; the median counts.")] = 5,
     images: Annotated[
         int | None, typer.Option(min=2, help=f"At most so many images; {DIGITS} digits without it.")
@@ -60,7 +62,7 @@ def calibrate(
 
     from gfnet_fast.checkpoints import load, save
     from gfnet_fast.data.labelled import open_labelled
-    from gfnet_fast.evaluation import measure_costs, shuffled, trace_steps
+    from gfnet_fast.evaluation import BATCHES, measure_costs, shuffled, trace_steps
     from gfnet_fast.exits import ModelIdentity, save_calibration
     from gfnet_fast.exits import calibrate as search
     from gfnet_fast.predictor import Predictor
@@ -86,9 +88,10 @@ def calibrate(
         calibration = calibration.with_cost(network.calibration.cost)
     costs = None
     if time:
-        sample = (kept or searched)[:time_images]
+        wanted = time_images or BATCHES * predictor.batch
+        sample = [*kept, *searched][:wanted]
         pixels = torch.cat([labelled.images([row]) for row in sample]).to(predictor.device)
-        runs = (4 * network.config.steps + 1) * (rounds + 1)
+        runs = (2 * network.config.steps + 3) * (rounds + 1)
         with progress("timing", runs * len(sample), quiet) as done:
             costs = measure_costs(predictor, pixels, calibration, rounds=rounds, progress=done)
         calibration = calibration.with_cost(costs.table)
