@@ -10,11 +10,13 @@ a case are timed in turn, round after round, so that a busy moment hits them ali
 chain for rows that are known to be live. All run under inference_mode, as predictions do.
 
 On a CPU with one thread the clock is the process's own time, which does not run while a neighbour has the
-core. On a GPU the times come from events around single calls with the second-level cache flushed.
+core. On a GPU the times come from events around single calls with the second-level cache flushed, queued while
+the GPU spins: what the host takes to launch counts only where a call waits for the GPU itself.
 """
 
 import argparse
 import csv
+import os
 import platform
 import subprocess
 import sys
@@ -38,6 +40,7 @@ FIELDS = (
     "machine", "torch", "triton", "python", "commit",
 )  # fmt: skip
 Call = Callable[[], object]
+SPIN = 2_000_000  # cycles, about a millisecond: longer than a call's launches take the host
 
 
 @dataclass
@@ -361,6 +364,7 @@ def time_on_gpu(call: Call, burst: int) -> float:
     """Microseconds of one call between two events, the second-level cache overwritten before."""
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.empty(1 << 28, dtype=torch.uint8, device="cuda").zero_()
+    torch.cuda._sleep(SPIN)
     first.record()
     call()
     last.record()
@@ -388,6 +392,8 @@ def machine() -> str:
 
 
 def commit() -> str:
+    if named := os.environ.get("GFNET_COMMIT"):  # where the tree travelled without its history
+        return named
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
@@ -438,7 +444,8 @@ def main() -> int:
     parser.add_argument("--no-compile", action="store_true", help="leave out the torch.compile peers")
     parser.add_argument("--only", default="", help="ops whose name starts so")
     parser.add_argument("--seconds", type=float, default=1.0, help="of timing per contender")
-    parser.add_argument("--write", action="store_true", help=f"merge the rows into {RESULTS.name}")
+    parser.add_argument("--write", action="store_true", help="merge the rows into the results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the table that --write merges into")
     options = parser.parse_args()
 
     torch.manual_seed(0)
@@ -450,7 +457,6 @@ def main() -> int:
         "device": name, "machine": machine(), "torch": torch.__version__, "triton": triton.__version__,
         "python": platform.python_version(), "commit": commit(),
     }  # fmt: skip
-    rows: list[dict[str, object]] = []
     for case in cases(options.device, options.quick, not (options.no_compile or options.quick)):
         if not case.op.startswith(options.only):
             continue
@@ -463,9 +469,8 @@ def main() -> int:
                     **row
                 )
             )
-        rows += [row | about for row in found]
-    if options.write:
-        record(rows, RESULTS)
+        if options.write:
+            record([row | about for row in found], options.results)
     return 0
 
 
