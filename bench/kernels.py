@@ -10,7 +10,7 @@ a case are timed in turn, round after round, so that a busy moment hits them ali
 chain for rows that are known to be live. All run under inference_mode, as predictions do.
 
 On a CPU with one thread the clock is the process's own time, which does not run while a neighbour has the
-core. On a GPU the times come from events around single calls with the second-level cache flushed, queued while
+core. On a GPU the times come from events round single calls with the second-level cache flushed, queued while
 the GPU spins: what the host takes to launch counts only where a call waits for the GPU itself.
 """
 
