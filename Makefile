@@ -26,6 +26,12 @@ lint: .venv/.dev
 sanitizers: .venv/.dev
 	PATH=$(CURDIR)/.venv/bin:$$PATH csrc/tests/run_sanitizers.sh
 
+# What only a GPU can show, in ten minutes: for a machine whose PYTHON has torch, triton and the rest already.
+OUT ?= build/gpu-results
+.PHONY: gpu
+gpu:
+	$(PYTHON) bench/gpu.py --out $(OUT)
+
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "expected Python >= 3.10, got " + sys.version)'
 	$(PYTHON) -m venv .venv
