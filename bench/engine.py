@@ -1,8 +1,8 @@
 """Time the engine against what it replaces: python bench/engine.py [--config NAME] [--images N] [--write].
 
 One process, one set of images, one model (random weights of the conformance fixtures). The gate comes first:
-in float32 the engine's class and exit step equal those of the trace; of 99 % of the images where it is
-compiled or on a GPU, for thresholds lie midway between two images' confidences, however near. Then all
+in float32 the engine's class and exit step equal those of the trace for 99 % of the images (thresholds lie
+midway between two images' confidences, as near as these happen to be, and rounding differs). Then all
 contenders are timed in turn, round after round, so that a busy moment hits them alike.
 
     engine       this engine, throughput mode          eager      per-batch boolean indexing, plain torch
