@@ -91,6 +91,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
         "ms an image, quartiles",
         "of ideal",
         "x official",
+        "images",
     )
     table = plain_table("", *columns)
     base = next(float(row["images_per_second"]) for row in rows if row["way"] == "official")
@@ -103,11 +104,12 @@ def _print(rows: list[dict[str, Any]]) -> None:
         speed = float(row["images_per_second"])
         quartiles = " / ".join(f"{float(row[key]):.3f}" for key in ("p25_ms", "p50_ms", "p75_ms"))
         macs, accuracy = f"{float(row['mean_macs']) / 1e6:.2f}", f"{float(row['accuracy']):.2f}"
-        table.add_row(name, macs, steps, accuracy, f"{speed:.0f}", quartiles, ideal, f"{speed / base:.2f}")
+        cells = macs, steps, accuracy, f"{speed:.0f}", quartiles, ideal, f"{speed / base:.2f}"
+        table.add_row(name, *cells, str(row["images"]))
     console = wide_console()
     console.print(table)
     about = rows[0]
     console.print(
-        f"{about['machine']}; {about['images']} images, batches of up to {about['batch']}, {about['rounds']} "
+        f"{about['machine']}; batches of up to {about['batch']}, {about['rounds']} "
         "rounds; *: the model's default budget; static: its cost counts, its head was trained on patches"
     )
