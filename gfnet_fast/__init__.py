@@ -34,6 +34,8 @@ _HOME = {
     "certify": "exits",
     "find_thresholds": "exits",
     "Predictor": "predictor",
+    "PassError": "engine.answers",
+    "Prediction": "results",
     "Result": "results",
 }
 

@@ -6,9 +6,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from gfnet_fast.errors import InputError
@@ -20,22 +22,25 @@ DECODERS = min(8, os.cpu_count() or 1)
 class Decoded:
     """Iterates over ``(name, image)``, or ``(name, InputError)`` for a source that cannot be used.
 
-    A context manager, iterated inside of itself only; leaving it stops the threads.
+    Where the iterable itself raises, its exception comes last, in its turn. A context manager, iterated
+    inside of itself only; leaving it stops the threads.
 
     Parameters
     ----------
     source : as for :meth:`Predictor.stream`
     read : one source -> its image; raises InputError. Called in the threads.
-    ahead : how many sources are taken before their turn
+    ahead : how many sources at most are taken before their turn; two are taken for each that is given, so
+        that a slow producer is not waited for
     """
 
     def __init__(
         self, source: Source | Iterable[Source], read: Callable[[Source], Tensor], *, ahead: int
     ) -> None:
-        self._sources = enumerate(expand(source, strict=False))
+        self._sources: Iterator[tuple[int, Source | InputError]] = enumerate(expand(source, strict=False))
         self._read, self._ahead = read, ahead
         self._waiting: deque[tuple[str, Future[Tensor | InputError]]] = deque()
-        self._returned: list[tuple[str, Tensor | InputError]] = []
+        self._returned: list[tuple[str, Tensor | Exception]] = []
+        self._raised: Exception | None = None
 
     def __enter__(self) -> Decoded:
         self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="gfnet-decode")
@@ -44,23 +49,26 @@ class Decoded:
     def __exit__(self, *_: Any) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def __iter__(self) -> Iterator[tuple[str, Tensor | InputError]]:
+    def __iter__(self) -> Iterator[tuple[str, Tensor | Exception]]:
         return self
 
-    def __next__(self) -> tuple[str, Tensor | InputError]:
+    def __next__(self) -> tuple[str, Tensor | Exception]:
         if self._returned:
             return self._returned.pop()
-        while len(self._waiting) < self._ahead:
-            index, item = next(self._sources, (0, None))
-            if item is None:
-                break
-            self._waiting.append((describe(item, index), self._pool.submit(self._try, _owned(item))))
-        if not self._waiting:
-            raise StopIteration
-        name, future = self._waiting.popleft()
-        return name, future.result()
+        try:
+            for index, item in islice(self._sources, min(2, self._ahead - len(self._waiting))):
+                self._waiting.append((describe(item, index), self._pool.submit(self._try, _owned(item))))
+        except Exception as error:
+            self._raised, self._sources = error, iter(())
+        if self._waiting:
+            name, future = self._waiting.popleft()
+            return name, future.result()
+        if self._raised is not None:
+            raised, self._raised = self._raised, None
+            return "source", raised
+        raise StopIteration
 
-    def put_back(self, name: str, image: Tensor | InputError) -> None:
+    def put_back(self, name: str, image: Tensor | Exception) -> None:
         """Give back what came last; it comes next."""
         self._returned.append((name, image))
 
@@ -74,7 +82,12 @@ class Decoded:
 
 
 def _owned(item: Source | InputError) -> Source | InputError:
-    """An array or a tensor that its owner cannot change any more: frames often share one buffer."""
+    """An image that its owner cannot change any more: frames often share one buffer, or one PIL image."""
     if isinstance(item, np.ndarray):
         return item.copy()
+    if isinstance(item, Image.Image):
+        try:
+            return item.copy()
+        except Exception as error:  # a damaged file fails in whatever way its decoder does
+            return InputError(f"image: expected a whole one, got one that fails to decode ({error})")
     return item.detach().clone() if isinstance(item, Tensor) else item

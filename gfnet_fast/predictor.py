@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
+import threading
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, Literal, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gfnet_fast._scheduler import Mode
 from gfnet_fast.checkpoints import load
 from gfnet_fast.checkpoints.files import check_device
 from gfnet_fast.decoding import Decoded
@@ -41,7 +46,8 @@ class Predictor:
     Parameters
     ----------
     model : GFNet
-        From :func:`gfnet_fast.load`.
+        From :func:`gfnet_fast.load`. It is put into evaluation mode, and its weights are taken when an engine
+        is built: they should stay as they are.
     device : "auto", str or torch.device
         ``"auto"`` is the first CUDA device where there is one, and else the CPU.
     dtype : "auto", "float32", "bfloat16", "float16" or torch.dtype
@@ -52,12 +58,13 @@ class Predictor:
         without any, all steps for every image.
     compile : "auto", "always" or "never"
         Whether the networks go through torch.compile, half a minute for a ResNet-50. ``"auto"`` does so
-        when a minute of work (as measured here) has gone through or is in one batch.
+        when a minute of work (as measured here) has gone through or is in one batch, not in latency mode or
+        with a deadline; where it fails, a warning says so and the predictor goes on without.
     batch : int, optional
         The largest batch; 64 on a CPU and 128 on a GPU without it.
     mode : "throughput" or "latency"
         With ``"latency"`` a stream answers each image before it asks for the next, as a camera needs it;
-        otherwise it takes images in until a batch is full.
+        otherwise it takes images in by the batch, and as many again are decoded ahead.
     deadline_ms : float, optional
         Milliseconds that an image may take, from when the engine takes it in. What has not left by then
         leaves with its newest prediction; an image that has none is an error in its place. Not with
@@ -83,15 +90,17 @@ class Predictor:
     ) -> None:
         if not isinstance(model, GFNet):
             raise InputError(f"model: expected a GFNet, got {type(model).__name__}; see gfnet_fast.load")
-        if batch is not None and (not isinstance(batch, int) or batch < 1):
-            raise InputError(f"batch: expected at least 1, got {batch}")
+        if batch is not None and (
+            isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1
+        ):
+            raise InputError(f"batch: expected a whole number of at least 1, got {batch!r}")
         if compile not in ("auto", "always", "never"):
             raise InputError(f"compile: expected 'auto', 'always' or 'never', got {compile!r}")
         if mode not in ("throughput", "latency"):
             raise InputError(f"mode: expected 'throughput' or 'latency', got {mode!r}")
-        if deadline_ms is not None and (mode == "latency" or not deadline_ms > 0):
+        if deadline_ms is not None and (mode == "latency" or not 0 < deadline_ms < math.inf):
             raise InputError(
-                f"deadline_ms: expected more than 0, and mode 'throughput', got {deadline_ms}, {mode!r}"
+                f"deadline_ms: expected a time above 0, and mode 'throughput', got {deadline_ms}, {mode!r}"
             )
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -100,13 +109,25 @@ class Predictor:
             model = copy.deepcopy(model).to(self.device)
         self.model = model.eval()
         self.config = model.config
-        self.batch = batch or BATCH.get(self.device.type, 64)
+        self.batch = int(batch or BATCH.get(self.device.type, 64))
         self.dtype = _dtype(dtype, self.device)
         self.compile, self.mode, self.deadline_ms = compile, mode, deadline_ms
+        self._images = 0
+        self._forget_engines()
+        self.budget = budget
+
+    def _forget_engines(self) -> None:
         self._engines: list[Engine] = []
         self._idle: list[Engine] = []
-        self._images = 0
-        self.budget = budget
+        self._lock = threading.Lock()  # over the lists, and over who sets thresholds last
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the engines, which a copy builds for itself."""
+        return {k: v for k, v in vars(self).items() if k not in ("_engines", "_idle", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget_engines()
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **options: Any) -> Predictor:
@@ -124,12 +145,13 @@ class Predictor:
             if not isinstance(budget, Budget):
                 raise BudgetError(f"budget: expected a Budget or None, got {budget!r}")
             row = resolve(budget, self.config.steps, self.model.calibration, device=str(self.device))
-            self._thresholds = torch.from_numpy(row).to(self.device)
+            thresholds = torch.from_numpy(row)
         else:
-            self._thresholds = self.model.default_thresholds().to(self.device)
-        self._budget = budget
-        for engine in self._engines:
-            engine.thresholds = self._thresholds
+            thresholds = self.model.default_thresholds()
+        with self._lock:
+            self._thresholds, self._budget = thresholds.to(self.device), budget
+            for engine in self._engines:
+                engine.thresholds = self._thresholds
 
     @property
     def thresholds(self) -> Tensor:
@@ -160,18 +182,32 @@ class Predictor:
     @contextmanager
     def _engine(self, images: int = 0) -> Iterator[Engine]:
         """An engine that nobody else uses, prepared for the work in sight: `images` and what has been."""
-        try:
-            engine = self._idle.pop()
-        except IndexError:
-            engine = self._build(compile=self.compile == "always")
+        with self._lock:
+            engine = self._idle.pop() if self._idle else None
+        engine = engine or self._build(compile=self.compile == "always")
         if self._should_compile(engine, images):
-            self._engines.remove(engine)
-            engine = self._build(compile=True)
-        engine.thresholds = self._thresholds
+            engine = self._compiled(engine)
         try:
             yield engine
         finally:
-            self._idle.append(engine)
+            with self._lock:
+                self._idle.append(engine)
+
+    def _compiled(self, engine: Engine) -> Engine:
+        """A compiled engine in place of `engine`, or, where compiling fails, `engine`."""
+        try:
+            better = self._build(compile=True)
+        except Exception as error:
+            self.compile = "never"
+            warnings.warn(
+                f"torch.compile failed, going on without: {type(error).__name__}: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return engine
+        with self._lock:
+            self._engines.remove(engine)
+        return better
 
     def _build(self, compile: bool) -> Engine:
         buckets = sorted({1, max(1, self.batch // 8), self.batch})
@@ -183,11 +219,13 @@ class Predictor:
             compile=compile,
             allowed=FAR if self.deadline_ms is None else self.deadline_ms / 1e3,
         )
-        self._engines.append(engine)
+        with self._lock:
+            engine.thresholds = self._thresholds
+            self._engines.append(engine)
         return engine
 
     def _should_compile(self, engine: Engine, images: int = 0) -> bool:
-        if self.compile != "auto" or engine.compiled:
+        if self.compile != "auto" or engine.compiled or engine.mode is not Mode.THROUGHPUT:
             return False
         return (self._images + images) * engine.seconds_an_image > COMPILE_AFTER
 
@@ -213,7 +251,8 @@ class Predictor:
         source : path, folder, glob, PIL image, array, tensor, or an iterable of them
         on_error : "raise" or "return"
             Whether an image that cannot be used raises, after the results before it, InputError (PassError
-            where it could not be computed), or gives a Result with `error`.
+            where it could not be computed), or gives a Result with `error`. What the iterable itself raises
+            is raised after the results before it.
         """
         if on_error not in ("raise", "return"):
             raise InputError(f"on_error: expected 'raise' or 'return', got {on_error!r}")
@@ -222,8 +261,12 @@ class Predictor:
     def _stream(self, source: Source | Iterable[Source], strict: bool) -> Iterator[Result]:
         line: deque[tuple[str, Exception | None]] = deque()  # what is under way, in order
         with Decoded(source, self._read, ahead=1 if self.mode == "latency" else 2 * self.batch) as decoded:
-            for first in decoded:
-                decoded.put_back(*first)
+            for name, image in decoded:
+                if isinstance(image, Exception):
+                    line.append((name, image))
+                    yield from self._failed(line, strict)
+                    continue
+                decoded.put_back(name, image)
                 with self._engine() as engine:
                     answers = engine.stream(self._feed(decoded, engine, line, strict))
                     with closing(answers):  # before somebody else gets the engine
@@ -239,9 +282,12 @@ class Predictor:
         """Images for one engine: up to the first float where bytes came before, or a reason to compile."""
         floats = False
         for count, (name, image) in enumerate(decoded):
-            if isinstance(image, InputError):
+            if isinstance(image, Exception):
                 line.append((name, image))
-                if strict:
+                # Errors wait for the images before them: before there are too many, let those out.
+                if strict or not isinstance(image, InputError) or len(line) > engine.capacity:
+                    return
+                if self.mode == "latency":
                     return
                 continue
             if count and ((image.is_floating_point() and not floats) or self._should_compile(engine)):
@@ -259,7 +305,7 @@ class Predictor:
         while line and line[0][1] is not None:
             name, error = line.popleft()
             assert error is not None
-            if strict:
+            if strict or not isinstance(error, InputError):
                 raise error
             yield Result(name, error=str(error))
 
@@ -271,6 +317,8 @@ class Predictor:
         error = answer.error
         if error is None and answer.exit_step == 0:
             error = f"expected a prediction within {self.deadline_ms} ms, got none"
+        elif error is None and answer.class_id < 0:
+            error = f"expected finite numbers from the network, got others; it computes in {self.dtype}"
         if error is not None:
             if strict:
                 raise PassError({name: error})
@@ -285,7 +333,7 @@ class Predictor:
             exit_step=step,
             origins=tuple((int(r), int(c)) for r, c in answer.origins[: step - 1].tolist()),
             macs=self.config.macs[step - 1],
-            logits=answer.logits.cpu(),
+            logits=answer.logits.to("cpu", copy=True),  # a view would hold all that left together
         )
 
 

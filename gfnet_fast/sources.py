@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Union
@@ -58,7 +57,7 @@ def expand(source: Source | Iterable[Source], strict: bool = True) -> Iterator[S
     """
     text = _path(source)
     if text is None and not isinstance(source, (Image.Image, np.ndarray, torch.Tensor)):
-        if not isinstance(source, Iterable):
+        if not isinstance(source, Iterable) or isinstance(source, (bytes, bytearray)):
             yield _refused(f"source: {_EXPECTED}, got {type(source).__name__}", strict)
             return
         for item in source:
@@ -145,9 +144,7 @@ def _open(path: Path) -> Image.Image:
     if not found:
         raise InputError(f"{path}: expected an image file, got nothing there")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS below is stricter
-            image = Image.open(path)
+        image = Image.open(path)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise InputError(f"{path}: expected at most {MAX_PIXELS} pixels, got {width} x {height}")

@@ -187,6 +187,7 @@ def png_that_claims(width, height):
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_files_that_are_no_images(predictor, pictures, tmp_path):
     path = tmp_path / "image.png"
     with pytest.raises(gf.InputError, match="got nothing there"):
@@ -212,7 +213,7 @@ def test_files_that_are_no_images(predictor, pictures, tmp_path):
 def test_arguments_that_are_wrong(tiny):
     with pytest.raises(gf.InputError, match="expected a GFNet, got str"):
         gf.Predictor("model.pth")
-    with pytest.raises(gf.InputError, match="expected at least 1"):
+    with pytest.raises(gf.InputError, match="expected a whole number of at least 1"):
         gf.Predictor(tiny, batch=0)
     with pytest.raises(gf.DeviceError, match="cuda:77"):
         gf.Predictor(tiny, device="cuda:77")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import itertools
+import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import gfnet_fast as gf
 from gfnet_fast import predictor as predictor_module
 from gfnet_fast.engine.answers import PassError
+from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.loop import Loop
 from gfnet_fast.sources import read_image
 from tests.conftest import expected_exits, random_images, tiny_model
@@ -56,7 +62,7 @@ def test_a_stream_s_results_are_the_trace_s_in_order(model, frames, exact, mode,
     assert found(predictor_of(model, mode=mode, batch=batch).stream(iter(frames))) == exact
 
 
-def test_latency_answers_an_image_before_it_asks_for_the_one_after_the_next(model, frames):
+def test_latency_answers_an_image_before_it_asks_for_the_next(model, frames):
     asked = []
 
     def camera():
@@ -65,7 +71,7 @@ def test_latency_answers_an_image_before_it_asks_for_the_one_after_the_next(mode
             yield frame
 
     for count, _ in enumerate(predictor_of(model, mode="latency").stream(camera()), 1):
-        assert len(asked) <= count + 1, "one is decoded ahead"
+        assert len(asked) == count
 
 
 def test_bytes_and_floats_in_one_stream(model, frames, exact):
@@ -215,11 +221,178 @@ def test_compiling_never_and_always(model, frames, built, monkeypatch):
     ("options", "message"),
     [
         ({"mode": "fast"}, "mode: expected 'throughput' or 'latency', got 'fast'"),
-        ({"deadline_ms": 0}, "deadline_ms: expected more than 0"),
-        ({"deadline_ms": float("nan")}, "deadline_ms: expected more than 0"),
+        ({"deadline_ms": 0}, "deadline_ms: expected a time above 0"),
+        ({"deadline_ms": float("nan")}, "deadline_ms: expected a time above 0"),
+        ({"deadline_ms": float("inf")}, "deadline_ms: expected a time above 0"),
+        ({"batch": True}, "batch: expected a whole number of at least 1, got True"),
+        ({"batch": 4.0}, "batch: expected a whole number of at least 1, got 4.0"),
         ({"deadline_ms": 5, "mode": "latency"}, "and mode 'throughput', got 5, 'latency'"),
     ],
 )
 def test_modes_that_are_not_there(model, options, message):
     with pytest.raises(gf.InputError, match=message):
         predictor_of(model, **options)
+
+
+def test_one_pil_image_for_all_frames(model, frames, exact):
+    def video():
+        image = Image.fromarray(frames[0])
+        for frame in frames:
+            image.paste(Image.fromarray(frame))
+            yield image
+
+    assert found(predictor_of(model).stream(video())) == exact
+
+    def files(tmp):
+        for frame in frames:
+            Image.fromarray(frame).save(tmp, "png")
+            tmp.seek(0)
+            with Image.open(tmp) as image:
+                yield image
+            tmp.seek(0)
+            tmp.truncate()
+
+    assert found(predictor_of(model).stream(files(io.BytesIO()))) == exact
+
+
+def test_a_network_that_overflows_is_an_error_and_no_class(frames):
+    model = tiny_model()
+    model.labels = tuple("abcdefg")
+    with torch.no_grad():
+        model.classifier.fc.weight.mul_(1e38).mul_(1e3)
+    results = list(predictor_of(model).stream(frames[:3], on_error="return"))
+    assert all("expected finite numbers from the network" in result.error for result in results)
+
+
+def test_an_engine_has_the_weights_it_was_built_with(tiny, frames):
+    model = copy.deepcopy(tiny)
+    predictor = predictor_of(model, budget=gf.Budget(max_steps=1))
+    images = batch_of(model, frames)
+    before = predictor.predict_batch(images).logits
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    assert torch.equal(predictor.predict_batch(images).logits, before)
+
+
+def test_neither_autocast_nor_inference_mode_changes_anything(model, frames):
+    images = batch_of(model, frames)
+    expected = predictor_of(model).predict_batch(images).logits
+    for around in (torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)):
+        predictor = predictor_of(model)
+        with around:
+            torch.testing.assert_close(predictor.predict_batch(images).logits, expected, rtol=1e-4, atol=1e-4)
+            predictor.budget = gf.Budget(thresholds=THRESHOLDS)
+        torch.testing.assert_close(predictor.predict_batch(images).logits, expected, rtol=1e-4, atol=1e-4)
+        predictor.budget = gf.Budget(max_steps=2)
+        assert predictor.predict_batch(images).exit_step.tolist() == [2] * len(frames)
+
+
+@pytest.mark.parametrize("mode", ["throughput", "latency"])
+def test_a_stream_of_nothing_but_errors_goes_on(model, frames, mode):
+    predictor = predictor_of(model, mode=mode)
+    stream = predictor.stream(itertools.repeat("nothing.png"), on_error="return")
+    assert all(result.error for result in itertools.islice(stream, 100))
+    assert predictor._engines == [], "nothing was there to compute"
+    sources = itertools.chain(frames[:2], itertools.repeat("nothing.png"))
+    results = list(itertools.islice(predictor.stream(sources, on_error="return"), 50))
+    assert [bool(result.error) for result in results] == [False] * 2 + [True] * 48
+
+
+def test_a_producer_that_raises_does_so_after_the_results_before(model, frames, exact):
+    def broken():
+        yield from frames[:9]
+        raise RuntimeError("the camera fell")
+
+    for on_error in ("raise", "return"):
+        stream = predictor_of(model).stream(broken(), on_error=on_error)
+        assert found(itertools.islice(stream, 9)) == exact[:9]
+        with pytest.raises(RuntimeError, match="the camera fell"):
+            next(stream)
+
+
+def test_a_deadline_of_several_launches_is_met_by_a_stream(model, frames):
+    """It asks for no more images than it has time for; the time is far above a busy machine's moods."""
+    predictor = predictor_of(model, deadline_ms=20_000)
+    predictor.predict_batch(batch_of(model, frames))
+    (engine,) = predictor._engines
+    assert engine._at_once() == 4
+    taken = []
+
+    def camera():
+        for number, frame in enumerate(frames):
+            taken.append(number)
+            yield frame
+
+    for count, result in enumerate(predictor.stream(camera())):
+        assert result.error is None
+        assert len(taken) - count <= 4 * (2 + 3 * model.config.steps)
+    engine.allowed = 1e-9
+    assert engine._at_once() == 1
+
+
+def test_compiling_that_fails_is_a_warning_once(model, frames, exact, monkeypatch):
+    monkeypatch.setattr(predictor_module, "COMPILE_AFTER", 0.0)
+    original = Loop.__init__
+
+    def failing(self, model, *, compile=False, **options):
+        if compile:
+            raise RuntimeError("no compiler")
+        original(self, model, **options)
+
+    monkeypatch.setattr(Loop, "__init__", failing)
+    predictor = predictor_of(model)
+    with pytest.warns(
+        RuntimeWarning, match=r"torch\.compile failed, going on without: RuntimeError: no compiler"
+    ):
+        assert found(predictor.stream(frames)) == exact
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert found(predictor.stream(frames)) == exact
+    assert len(predictor._idle) == len(predictor._engines) == 1
+
+
+def test_cameras_and_deadlines_do_not_wait_for_the_compiler(model, frames, built, monkeypatch):
+    monkeypatch.setattr(predictor_module, "COMPILE_AFTER", 0.0)
+    list(predictor_of(model, mode="latency").stream(frames))
+    list(predictor_of(model, deadline_ms=1e6).stream(frames))
+    assert built == [False, False]
+
+
+def test_copies_build_engines_of_their_own(model, frames, exact):
+    predictor = predictor_of(model)
+    assert found(predictor.stream(frames)) == exact
+    for other in (copy.deepcopy(predictor), copy.copy(predictor), pickle.loads(pickle.dumps(predictor))):
+        assert other._engines == []
+        assert found(other.stream(frames)) == exact
+        assert other.budget == predictor.budget
+    assert len(predictor._engines) == 1
+
+
+def test_a_result_holds_its_own_logits_only(model, frames):
+    for result in predictor_of(model).stream(frames):
+        assert result.logits.untyped_storage().nbytes() == 4 * model.config.classes
+
+
+def test_bytes_are_no_list_of_sources(model):
+    for source in (b"\xff\xd8\xff", bytearray(3)):
+        with pytest.raises(
+            gf.InputError, match="expected a path, a PIL image, an array or a tensor, got byte"
+        ):
+            predictor_of(model)(source)
+
+
+def test_an_engine_with_an_open_stream_refuses_other_work(model, frames):
+    engine = Engine(model, buckets=(4,))
+    images = batch_of(model, frames)
+    stream = engine.stream(iter(images))
+    next(stream)
+    for _ in stream:
+        if not engine._done and engine.scheduler.occupancy().free == engine.capacity:
+            break
+    row = engine.thresholds
+    with pytest.raises(gf.InputError, match="expected no open stream"):
+        engine.predict(images, torch.tensor(THRESHOLDS))
+    assert torch.equal(engine.thresholds, row), "what is refused changes nothing"
+    stream.close()
+    assert len(engine.predict(images).class_id) == len(images)

@@ -70,6 +70,8 @@ def predict(
     results = _progress(predictor.stream(sources, on_error="return"), quiet)
     failed = total = 0
     out = output.open("w", encoding="utf-8", errors="surrogateescape") if output else sys.stdout
+    if output is None and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names that are not UTF-8, as they are
     try:
         write = _jsonl if format is Format.jsonl else _Table(predictor.config.steps)
         for result in results:

@@ -61,7 +61,7 @@ class Arena:
         self.confidence = rows(2, 1, of=torch.float32)
         self.label = rows(2, 1, of=torch.int32)
         self.origins = rows(steps - 1, 2, of=torch.int32)
-        self.thresholds = torch.empty(steps, device=device)
+        self.thresholds = torch.empty(steps, dtype=torch.float32, device=device)
         self._sources: list[Tensor | None] = [None] * capacity
         self._held = 0
 

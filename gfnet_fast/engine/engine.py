@@ -55,9 +55,9 @@ class Engine(Loop):
 
         Raises PassError, with the other images' predictions, where some could not be computed.
         """
+        self._expect_idle()
         if thresholds is not None:
             self.thresholds = thresholds
-        self._expect_idle()
         first, count, errors = self._next, len(images), dict[int, str]()
         out: Prediction | None = None
         try:
@@ -89,16 +89,20 @@ class Engine(Loop):
     def stream(self, images: Iterable[Tensor]) -> Generator[Answer, None, None]:
         """Answers in the order of single images, in memory that does not grow with their number.
 
-        When the consumer stops, or the iterable raises, nothing of the images stays behind. In latency mode
-        an image is answered before the next one is asked for.
+        At most a batch is asked for at a time. In latency mode an image is answered before the next one is
+        asked for; in deadline mode no more are asked for than have a glance in half of the time allowed.
+        When the consumer stops, or the iterable raises, nothing of the images stays behind.
         """
         self._expect_idle()
+        self._streaming, at_once = True, self._at_once()
         first, window = self._next, self.capacity * self.config.steps
         source, ready, ended = iter(images), dict[int, Answer](), False
         try:
             while not ended or first < self._next:
                 room = min(self.scheduler.occupancy().free, window - (self._next - first))
-                wanted = 0 if ended else min(room, 1 if self.mode is Mode.LATENCY else room)
+                if self.mode is Mode.DEADLINE and self.scheduler.occupancy().waiting:
+                    room = 0
+                wanted = 0 if ended else min(room, at_once)
                 batch = list(islice(source, wanted))
                 ended = ended or len(batch) < wanted
                 if batch:
@@ -114,10 +118,19 @@ class Engine(Loop):
                     yield ready.pop(first)
                     first += 1
         finally:
+            self._streaming = False
             self.reset()
 
+    def _at_once(self) -> int:
+        """How many images a stream asks for at a time."""
+        if self.mode is Mode.LATENCY:
+            return 1
+        if self.mode is Mode.THROUGHPUT:
+            return self.buckets[-1]
+        return max((rows for rows, seconds in self.costs.glance if seconds <= self.allowed / 2), default=1)
+
     def _expect_idle(self) -> None:
-        if self._done or self.scheduler.occupancy().free < self.capacity:
+        if self._streaming or self._done or self.scheduler.occupancy().free < self.capacity:
             raise InputError(
-                "engine: expected no images in flight and no answers left, got some; drain and collect first"
+                "engine: expected no open stream, no images in flight and no answers left; drain and collect"
             )

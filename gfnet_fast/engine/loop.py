@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +25,13 @@ from gfnet_fast.model.gfnet import GFNet
 BUCKETS = (1, 8, 64)
 FAR = 1e9  # seconds: the deadline of an image that has none
 Images = Tensor | Sequence[Tensor]
+
+
+@contextmanager
+def plain(device: torch.device) -> Iterator[None]:
+    """No gradients, and none of the caller's inference mode or autocast: they change what is computed."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 class Flight(NamedTuple):
@@ -64,16 +72,16 @@ class Loop:
                 raise InputError(f"costs: expected buckets {self.buckets}, got {given}")
         self.in_flight = in_flight or (2 if device.type == "cuda" else 1)
         self.capacity = capacity or (self.in_flight + 2) * self.buckets[-1]
-        self.arena = Arena(
-            self.capacity,
-            patch=self.config.patch_size,
-            steps=self.config.steps,
-            classes=self.config.classes,
-            widths=widths_of(model),
-            dtype=dtype,
-            device=device,
-        )
-        with torch.no_grad(), compiling():
+        with plain(device), compiling():
+            self.arena = Arena(
+                self.capacity,
+                patch=self.config.patch_size,
+                steps=self.config.steps,
+                classes=self.config.classes,
+                widths=widths_of(model),
+                dtype=dtype,
+                device=device,
+            )
             self.stages = Stages(
                 model,
                 self.arena,
@@ -89,12 +97,13 @@ class Loop:
                 measured = measure(self.stages, self.buckets, run, warm_up=compile or captured)
         self.costs = measured if costs is None else costs
         self.compiled = compile
-        self._clock = clock
+        self._clock, self._streaming = clock, False
         self._transfer = Transfer(device, self.buckets[-1], self.in_flight)
         self._tickets = np.zeros(self.capacity, np.int64)
         self._next = 0
         self._max_steps = self.config.steps
-        self.thresholds = model.default_thresholds()
+        with plain(device):
+            self.thresholds = model.default_thresholds()
         self.reset()
 
     def reset(self) -> None:
@@ -136,14 +145,14 @@ class Loop:
         self.scheduler.set_max_steps(steps)
         self._max_steps = steps
 
-    @torch.no_grad()
     def step(self) -> Verdict:
         """Plan, run, complete, collect: one launch at most. Tells what the plan was."""
         plan = self.scheduler.plan(self._clock())
-        if plan.verdict is Verdict.LAUNCH:
-            self._run(plan)
-        self._complete(wait=plan.verdict is Verdict.WAIT)
-        self._collect()
+        with plain(self.arena.device):
+            if plan.verdict is Verdict.LAUNCH:
+                self._run(plan)
+            self._complete(wait=plan.verdict is Verdict.WAIT)
+            self._collect()
         return plan.verdict
 
     def _run(self, plan: Plan) -> None:

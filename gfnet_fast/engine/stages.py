@@ -79,7 +79,7 @@ class CascadedRows(nn.Module):
 
     def forward(self, feature: Tensor, memory: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         """``feature [n, F]``, ``memory [n, T F]``, ``steps [n]`` -> ``(logits [n, K], feature)``."""
-        logits = torch.zeros(len(feature), self.classes, device=feature.device)
+        logits = torch.zeros(len(feature), self.classes, dtype=torch.float32, device=feature.device)
         begin = 0
         counts = [0] if self.fixed else torch.bincount(steps, minlength=self.steps + 1).tolist()
         for step, layer in enumerate(self.layers, 2):
@@ -144,7 +144,8 @@ class Stages:
         glance = Prepared(model.global_encoder, config.patch_size, rows, dtype, layout)
         focus = Prepared(model.local_encoder, config.patch_size, rows, dtype, glance.layout)
         self.folded, self.layout = glance.folded + focus.folded, glance.layout
-        self.head = model.global_encoder.head if config.glance_head else None
+        # A copy like all else here: the model may be trained on.
+        self.head = copy.deepcopy(model.global_encoder).head if config.glance_head else None
         self.classifier = classifier_rows(model, dtype, fixed)
         wrap: Callable[[Any], Any] = compiled if compile else lambda module: module
         self.encode_glance, self.encode_focus = wrap(glance), wrap(focus)
