@@ -1,7 +1,6 @@
 """Early exit is real, and says what the trace says."""
 
 import copy
-
 import itertools
 
 import pytest
