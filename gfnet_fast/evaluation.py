@@ -158,15 +158,17 @@ def measure_costs(
 def time_in_turn(contenders: Sequence[Callable[[], Any]], rounds: int, device: torch.device) -> Array:
     """Seconds of each contender in each round: float64 ``[rounds, contenders]``; one round more warms up.
 
+    Each round has an order of its own, so that what comes before a contender is not always the same.
     On one thread of a CPU these are the process's own seconds, from which neighbours take nothing but caches.
     """
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
+    order = np.random.default_rng(0)
     times = np.zeros((rounds + 1, len(contenders)))
     for turn in times:
-        for i, contender in enumerate(contenders):
+        for i in order.permutation(len(contenders)):
             begin = clock()
-            contender()
+            contenders[i]()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             turn[i] = clock() - begin

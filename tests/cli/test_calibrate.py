@@ -93,7 +93,7 @@ def test_measured_costs_make_budgets_in_time(capsys, model, folder):
 class Clockwork:
     """A predictor whose images take known times by the step they leave at; some rounds are slower."""
 
-    def __init__(self, confidences, costs, batch_ms=0.0):
+    def __init__(self, confidences, costs, batch_ms):
         self.confidences, self.costs, self.batch_ms = confidences, costs, batch_ms
         self.config, self.device = SimpleNamespace(steps=len(costs)), torch.device("cpu")
         self.dtype, self.batch, self.compile = torch.float32, 16, "never"
@@ -102,7 +102,7 @@ class Clockwork:
 
     def predict_batch(self, images):
         steps = exit_steps(self.confidences, self.budget.thresholds)
-        slow = 3.0 if 40 < self.calls < 60 else 1.0
+        slow = 3.0 if 44 <= self.calls < 60 else 1.0  # a round and half of the next
         self.now += slow * (self.costs[steps - 1].sum() + self.batch_ms) / 1e3
         self.calls += 1
         return SimpleNamespace(exit_step=torch.from_numpy(steps))
