@@ -305,8 +305,8 @@ def launch_times(engine: Engine, image: Tensor, rounds: int) -> list[float]:
 
 
 def tuning(options: argparse.Namespace, table: Table) -> None:
-    """Choices that a CPU cannot make."""
-    for config in options.configs:
+    """Choices that a CPU cannot make; with --compile only those that it concerns."""
+    for config in () if options.compile else options.configs:
         tune_engine(options, table, config)
     for config in options.backbones:
         tune_backbone(options, table, config)
