@@ -227,16 +227,17 @@ class TrainingReader:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Python's, numpy's and torch's own generators begin at `seed` inside, and go on afterwards as before."""
-    before = random.getstate(), np.random.get_state()  # noqa: NPY002  (what augmentations draw from)
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])  # noqa: NPY002
+    own = torch.default_generator  # torch.manual_seed would queue work for GPUs that are not there
+    before = random.getstate(), np.random.get_state(), own.get_state()  # noqa: NPY002  (what augmentations use)
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
+    own.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        own.set_state(before[2])
 
 
 def load_batches(

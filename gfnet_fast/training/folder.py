@@ -246,7 +246,10 @@ class Run:
         self.total = len(self.parts.train) // c.batch
         for batch in self._load(images, self._order(epoch)):
             # What a network draws itself (dropout): unlike the actions, each process its own.
-            torch.manual_seed(self._seed(epoch, 1, self.at.batch, self.world.rank))
+            seed = self._seed(epoch, 1, self.at.batch, self.world.rank)
+            torch.default_generator.manual_seed(seed)
+            if self.world.device.type == "cuda":
+                torch.cuda.manual_seed(seed)
             self.batch = batch
             yield batch.images, batch.labels
 
