@@ -54,7 +54,8 @@ def main() -> int:
     for count, steps in runs:
         command = [sys.executable, __file__, "--one", str(count), str(steps)]
         peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-        print(f"{count:>8} images, {f'{steps} steps' if steps else 'own model'}: {peak} MiB at most", flush=True)
+        what = f"{steps} steps" if steps else "own model"
+        print(f"{count:>8} images, {what}: {peak} MiB at most", flush=True)
     return 0
 
 
