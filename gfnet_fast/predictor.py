@@ -149,14 +149,14 @@ class Predictor:
         else:
             thresholds = self.model.default_thresholds()
         with self._lock:
-            self._thresholds, self._budget = thresholds.to(self.device), budget
+            self._thresholds, self._budget = thresholds.cpu(), budget
             for engine in self._engines:
                 engine.thresholds = self._thresholds
 
     @property
     def thresholds(self) -> Tensor:
         """The exit thresholds in force, float32 ``[T]``."""
-        return self._thresholds.clone()
+        return self._thresholds.to(self.device, copy=True)
 
     def predict_batch(self, images: Tensor) -> Prediction:
         """Predict images that are preprocessed already.

@@ -11,6 +11,7 @@ from torch import Tensor
 from gfnet_fast._scheduler import Mode
 from gfnet_fast.engine.answers import Answer, Answers, PassError, singles
 from gfnet_fast.engine.loop import Images, Loop
+from gfnet_fast.engine.transfer import to_device
 from gfnet_fast.errors import InputError
 from gfnet_fast.results import Prediction
 
@@ -65,9 +66,9 @@ class Engine(Loop):
                 prediction = answers.prediction
                 if out is None:
                     out = Prediction(*(t.new_empty(count, *t.shape[1:]) for t in prediction))
-                rows = torch.from_numpy(answers.tickets - first).to(self.arena.device)
+                rows = to_device(torch.from_numpy(answers.tickets - first), self.arena.device)
                 for column, values in zip(out, prediction, strict=True):
-                    column[rows] = values
+                    column.index_copy_(0, rows, values)
                 errors |= {ticket - first: error for ticket, error in answers.errors.items()}
         except BaseException:
             self.reset()

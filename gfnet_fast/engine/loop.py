@@ -18,7 +18,7 @@ from gfnet_fast.engine.arena import Arena
 from gfnet_fast.engine.graphs import Graphs
 from gfnet_fast.engine.prepare import check_dtype, compiling
 from gfnet_fast.engine.stages import Stages, measure, widths_of
-from gfnet_fast.engine.transfer import Outcome, Transfer
+from gfnet_fast.engine.transfer import Outcome, Transfer, to_device
 from gfnet_fast.errors import InputError
 from gfnet_fast.model.gfnet import GFNet
 
@@ -98,7 +98,8 @@ class Loop:
         self.costs = measured if costs is None else costs
         self.compiled = compile
         self._clock, self._streaming = clock, False
-        self._transfer = Transfer(device, self.buckets[-1], self.in_flight)
+        self._transfer = Transfer(device)
+        self._flights: deque[Flight] = deque()
         self._tickets = np.zeros(self.capacity, np.int64)
         self._next = 0
         self._max_steps = self.config.steps
@@ -108,7 +109,8 @@ class Loop:
 
     def reset(self) -> None:
         """Forget all images, in flight and answered; nothing of them stays behind."""
-        self._flights: deque[Flight] = deque()
+        while self._flights:  # a launch reads its images, whose memory may be another library's
+            self._flights.popleft().outcome.wait()
         self._done: list[Answers] = []
         self._errors: dict[int, str] = {}
         self.arena.release_all()
@@ -131,7 +133,7 @@ class Loop:
         if tuple(row.shape) != (self.config.steps,):
             raise InputError(f"thresholds: expected [{self.config.steps}], got {list(row.shape)}")
         self._thresholds = row.detach().to("cpu", torch.float32, copy=True)
-        self.arena.thresholds.copy_(self._thresholds)
+        self.arena.thresholds.copy_(to_device(self._thresholds, self.arena.device))
 
     @property
     def max_steps(self) -> int:

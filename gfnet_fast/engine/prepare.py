@@ -195,7 +195,7 @@ def best_time(
         begin = time.perf_counter()
         run()
         if device.type == "cuda":
-            torch.cuda.synchronize(device)
+            torch.cuda.current_stream(device).synchronize()  # the device's would break others' captures
         return time.perf_counter() - begin
 
     if warm_up:

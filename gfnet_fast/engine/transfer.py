@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gfnet_fast._scheduler import Plan
+
+
+def to_device(numbers: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host to `device`; nothing waits.
+
+    A plain copy to a GPU waits for the whole stream. The pinned memory is torch's own, which is not used
+    again before the copy has been made.
+    """
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
 
 
 class Outcome(NamedTuple):
@@ -28,33 +38,20 @@ class Outcome(NamedTuple):
 class Transfer:
     """Carries a plan's slots and steps down and the flags up; on a CPU nothing moves."""
 
-    def __init__(self, device: torch.device, widest: int, in_flight: int) -> None:
-        """`widest`: the largest bucket. Pinned buffers are used again `in_flight` + 1 launches later."""
+    def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.pinned = device.type == "cuda"
-        if self.pinned:
-            ring = in_flight + 1
-            self._down = torch.empty(ring, 2, widest, dtype=torch.int32).pin_memory()
-            self._up = torch.empty(ring, widest, dtype=torch.bool).pin_memory()
-            self._turn = 0
 
     def down(self, plan: Plan) -> tuple[Tensor, Tensor]:
         """int32 ``[bucket]`` slots and steps on the device."""
-        slots, steps = torch.tensor(plan.slots), torch.tensor(plan.steps)
-        if not self.pinned:
-            return slots, steps
-        self._turn = (self._turn + 1) % len(self._down)
-        buffer = self._down[self._turn, :, : plan.bucket]
-        buffer[0], buffer[1] = slots, steps
-        pair = [row.to(self.device, non_blocking=True) for row in buffer]
-        return pair[0], pair[1]
+        slots, steps = to_device(torch.from_numpy(np.stack([plan.slots, plan.steps])), self.device)
+        return slots, steps
 
     def up(self, exited: Tensor) -> Outcome:
-        """Start the flags' way to the host; called once after each `down`."""
-        if not self.pinned:
+        """Start the flags' way to the host."""
+        if self.device.type != "cuda":
             return Outcome(exited, None)
-        flags = self._up[self._turn, : len(exited)]
+        flags = torch.empty(exited.shape, dtype=torch.bool, pin_memory=True)
         flags.copy_(exited, non_blocking=True)
         event = torch.cuda.Event()
-        event.record()
+        event.record(torch.cuda.current_stream(self.device))
         return Outcome(flags, event)
