@@ -170,7 +170,7 @@ def _curve(rows: Sequence[Row], key: str, label: str, unit: float) -> str:
         axes.plot(x, y, marker=marker, linewidth=1.5 if line else 0, label=name, **looks)
     axes.set_xlabel(label)
     axes.set_ylabel("accuracy, %")
-    axes.legend(fontsize=7, loc="lower right" if key == "mean_macs" else "lower left")
+    figure.legend(fontsize=7, loc="outside lower center", ncols=2)
     return _svg(figure, key)
 
 
