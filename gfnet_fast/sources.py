@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Union
 
@@ -144,11 +145,13 @@ def _open(path: Path) -> Image.Image:
     if not found:
         raise InputError(f"{path}: expected an image file, got nothing there")
     try:
-        image = Image.open(path)
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise InputError(f"{path}: expected at most {MAX_PIXELS} pixels, got {width} x {height}")
-        image.load()
+        with ExitStack() as opened:
+            image = opened.enter_context(Image.open(path))
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise InputError(f"{path}: expected at most {MAX_PIXELS} pixels, got {width} x {height}")
+            image.load()
+            opened.pop_all()  # closed where it fails only
     except InputError:
         raise
     except UnidentifiedImageError as error:

@@ -122,7 +122,7 @@ DIVIDED = {
     "epochs": (1, 1, 1, 1),
     "auto_augment": "rand-m9-mstd0.5",
     "reward": "contrast",
-    "policy_lr": 1e-4,
+    "policy_lr": 2e-5,  # Adam makes whole steps of gradients that are nothing but rounding
 }
 
 
@@ -142,7 +142,7 @@ def assert_near(output, whole):
         torch.testing.assert_close(value, theirs[name], rtol=0, atol=1e-5, msg=name)
     for part in ("global_encoder", "local_encoder", "policy", "classifier"):
         moved = max((theirs[name] - start[name]).abs().max() for name in start if name.startswith(part))
-        assert moved > 3e-4, part
+        assert moved > (2e-5 if part == "policy" else 3e-4), part
 
 
 def test_a_batch_in_parts(data, whole, tmp_path):
