@@ -35,17 +35,16 @@ sys.path.insert(0, str(ROOT))
 
 from measuring import (  # noqa: E402
     agreement,
-    commit,
     exact_float32,
     graphed,
     images_for,
     machine,
-    merge,
     model_of,
     shared_thresholds,
     static_graphed,
     trace_of,
 )
+from rows import commit, merge  # noqa: E402
 
 from gfnet_fast.benchmark import arithmetic, official, static  # noqa: E402
 from gfnet_fast.engine.eager import EagerEngine  # noqa: E402

@@ -15,10 +15,7 @@ the GPU spins: what the host takes to launch counts only where a call waits for 
 """
 
 import argparse
-import csv
-import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +27,7 @@ import gfnet_kernels as gk
 import torch
 import torch.nn.functional as F
 import triton
+from rows import commit, merge, processor
 from torch import Tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -381,36 +379,6 @@ def copy_bandwidth(device: str) -> float:
     return 2 * size / middle * 1e6
 
 
-def machine() -> str:
-    """Processor and threads."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-    return f"{model}, {torch.get_num_threads()} thread(s)"
-
-
-def commit() -> str:
-    if named := os.environ.get("GFNET_COMMIT"):  # where the tree travelled without its history
-        return named
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-
-
-def record(rows: list[dict[str, object]], path: Path) -> None:
-    """Merge rows into the table: a row with the same key is replaced."""
-    table: dict[tuple[str, ...], dict[str, object]] = {}
-    old = list(csv.DictReader(path.open())) if path.exists() else []
-    for row in (*old, *rows):
-        table[tuple(str(row[key]) for key in KEY)] = dict(row)
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table[key] for key in sorted(table))
-
-
 def row_of(
     case: Case, peer: str, timed: dict[str, tuple[float, float, float]], bandwidth: float
 ) -> dict[str, object]:
@@ -452,9 +420,9 @@ def main() -> int:
     seconds = min(options.seconds, 0.1) if options.quick else options.seconds
     bandwidth = copy_bandwidth(options.device)
     name = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    print(f"{name}, {machine()}: copies {bandwidth / 1e9:.1f} GB/s", file=sys.stderr)
+    print(f"{name}, {processor()}: copies {bandwidth / 1e9:.1f} GB/s", file=sys.stderr)
     about = {
-        "device": name, "machine": machine(), "torch": torch.__version__, "triton": triton.__version__,
+        "device": name, "machine": processor(), "torch": torch.__version__, "triton": triton.__version__,
         "python": platform.python_version(), "commit": commit(),
     }  # fmt: skip
     for case in cases(options.device, options.quick, not (options.no_compile or options.quick)):
@@ -470,7 +438,7 @@ def main() -> int:
                 )
             )
         if options.write:
-            record([row | about for row in found], options.results)
+            merge(options.results, KEY, FIELDS, [row | about for row in found])
     return 0
 
 

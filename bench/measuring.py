@@ -1,13 +1,9 @@
-"""What the measurements on a GPU share: rows in a table, captured baselines, a model and its images.
+"""What the measurements on a GPU share: captured baselines, a model and its images.
 
 Everything here runs on a CPU as well, where nothing is captured and the clock is the host's.
 """
 
-import csv
-import os
-import platform
-import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +11,7 @@ from typing import Any
 
 import gfnet_kernels as gk
 import torch
+from rows import processor
 from torch import Tensor
 
 from gfnet_fast.checkpoints import load
@@ -22,7 +19,6 @@ from gfnet_fast.engine.prepare import Prepared, best_time, compiled, compiling
 from gfnet_fast.model.gfnet import GFNet, Trace
 from tests.conftest import conformance_fixture, random_images
 
-ROOT = Path(__file__).resolve().parent.parent
 DISTINCT = 512  # images that differ; more are these again, since making one takes a CPU milliseconds
 
 
@@ -138,45 +134,9 @@ def agreement(trace: Trace, row: Tensor, classes: Tensor, exits: Tensor) -> tupl
     return float(same.float().mean()), float(exits.float().mean())
 
 
-def commit() -> str:
-    """The checkout's, or what GFNET_COMMIT says where the tree travelled without its history."""
-    if named := os.environ.get("GFNET_COMMIT"):
-        return named
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), "")
-    return f"{name or platform.machine()}, {torch.get_num_threads()} thread(s)"
-
-
 def machine(device: torch.device) -> str:
     """A GPU's name, or the processor's and its threads."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-
-
-def driver() -> str:
-    """The GPU driver's version; empty without one."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split("\n")[0]
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
-def merge(path: Path, key: Sequence[str], fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows into a table; a row with the same key is replaced."""
-    table: dict[tuple[str, ...], Mapping[str, Any]] = {}
-    old = list(csv.DictReader(path.open())) if path.exists() else []
-    for row in (*old, *rows):
-        table[tuple(str(row[name]) for name in key)] = row
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fields, lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(table[name] for name in sorted(table))
 
 
 @contextmanager

@@ -34,18 +34,16 @@ sys.path.insert(0, str(ROOT))
 
 from measuring import (  # noqa: E402
     agreement,
-    commit,
-    driver,
     graphed,
     images_for,
     machine,
-    merge,
     model_of,
     shared_thresholds,
     static_graphed,
     times_over,
     trace_of,
 )
+from rows import commit, driver, merge  # noqa: E402
 
 from gfnet_fast._scheduler import Stage  # noqa: E402
 from gfnet_fast.benchmark import arithmetic, official  # noqa: E402
