@@ -167,11 +167,11 @@ def test_every_kernel_has_a_case_for_the_sanitizer_and_a_wrong_one_is_seen(scrip
 
 def test_rows_are_replaced_by_their_key(script, monkeypatch, tmp_path):
     monkeypatch.setenv("GFNET_COMMIT", "abc1234")
-    measuring = script("measuring")
+    table_of = script("rows")
     table, fields = tmp_path / "rows" / "table.csv", ("way", "batch", "p50", "commit")
     for way, p50 in (("b", 1), ("a", 2), ("b", 3)):
-        row = {"way": way, "batch": 8, "p50": p50, "commit": measuring.commit()}
-        measuring.merge(table, ("way", "batch"), fields, [row])
+        row = {"way": way, "batch": 8, "p50": p50, "commit": table_of.commit()}
+        table_of.merge(table, ("way", "batch"), fields, [row])
     rows = list(csv.DictReader(table.open()))
     assert [(row["way"], row["p50"], row["commit"]) for row in rows] == [
         ("a", "2", "abc1234"),
