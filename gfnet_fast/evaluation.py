@@ -25,6 +25,7 @@ from gfnet_fast.predictor import Predictor
 CHUNK = 64
 BATCHES = 64
 """How many of its largest batches a timed run is long: its padded end is then about two percent of it."""
+ROUNDS = 5
 
 Array = NDArray[np.float64]
 Progress = Callable[[int], object]
@@ -98,27 +99,30 @@ def measure_costs(
     calibration: Calibration,
     *,
     runs: int | None = None,
-    rounds: int = 5,
+    rounds: int = ROUNDS,
     progress: Progress = lambda done: None,
 ) -> MeasuredCosts:
     """Milliseconds of exiting at step 1..T, from runs at budgets along the path, round after round.
 
-    Each run puts all images through the predictor, with its batches, its padding and its drain. The costs
-    are fitted on every other run; those between are the check.
+    Each run puts :data:`BATCHES` of the predictor's batches through its whole engine, with padding and drain;
+    the next round takes the next images. The costs are fitted on every other budget; those between are the
+    check. Many short rounds say more than a few long ones: what a machine's speed does while one of them
+    lasts is not divided out (:func:`in_step`).
 
     Parameters
     ----------
     predictor : Predictor
         Its budget is moved about, and set back at the end.
     images : uint8 ``[n, S, S, 3]``
-        Drawn like those that the predictor will see, in random order, on its device. n is many times the
-        batch, such as :data:`BATCHES`: a run's last batches are padded, which a long stream never sees.
+        Drawn like those that the predictor will see, in random order, on its device. Fewer than a run's are
+        one short run, whose last batches are padded, which a long stream never sees; what is left over when
+        they are dealt out in runs is not used.
     calibration : Calibration
         Of its model, with known shares.
     runs : int, at least T
         Budgets that are fitted; T + 2 without it. With the check, twice as many less one are run.
     rounds : int, at least 3
-        The median counts; in each round every budget has its turn.
+        The middle half of them counts; in each round every budget has its turn.
     """
     if calibration.shares is None:
         raise BudgetError("calibration: expected one with known shares; make it with `gfnet-fast calibrate`")
@@ -126,25 +130,30 @@ def measure_costs(
     places = np.linspace(0, len(calibration.thresholds) - 1, 2 * fitted - 1)
     rows = [Budget(thresholds=tuple(calibration.at(place).tolist())) for place in places]
     before = predictor.budget
-    shares = np.zeros((len(rows), predictor.config.steps))
+    size = run_length(predictor, len(images))
+    parts = [images[at : at + size] for at in range(0, len(images) - size + 1, size)]
+    shares = np.zeros((rounds + 1, len(rows), predictor.config.steps))
+    turns = [iter(range(rounds + 1)) for _ in rows]
 
     def run(index: int) -> None:
+        turn = next(turns[index])
         predictor.budget = rows[index]
-        exits = predictor.predict_batch(images).exit_step.cpu().numpy()
-        shares[index] = np.bincount(exits, minlength=len(shares[index]) + 1)[1:] / len(exits)
-        progress(len(images))
+        exits = predictor.predict_batch(parts[turn % len(parts)]).exit_step.cpu().numpy()
+        shares[turn, index] = np.bincount(exits, minlength=predictor.config.steps + 1)[1:] / size
+        progress(size)
 
     try:
         times = time_in_turn([partial(run, i) for i in range(len(rows))], rounds, predictor.device)
     finally:
         predictor.budget = before
-    milliseconds = 1e3 * in_step(times) / len(images)
-    costs, residual = fit_costs(shares[::2], milliseconds[::2])
+    milliseconds = 1e3 * in_step(times) / size
+    realised = shares[1:].mean(axis=0)
+    costs, residual = fit_costs(realised[::2], milliseconds[::2])
     settings = {
         "dtype": str(predictor.dtype).removeprefix("torch."),
         "batch": predictor.batch,
         "compile": predictor.compile,
-        "images": len(images),
+        "images": size * len(parts),
         "rounds": rounds,
         "residual": residual,
         "torch": torch.__version__,
@@ -153,6 +162,11 @@ def measure_costs(
     stated = calibration.shares @ costs
     requested = np.interp(places, np.arange(len(stated)), stated)
     return MeasuredCosts(table, residual, requested[1::2], milliseconds[1::2])
+
+
+def run_length(predictor: Predictor, count: int) -> int:
+    """Images of one of :func:`measure_costs`' runs, of `count` that there are."""
+    return min(count, BATCHES * predictor.batch)
 
 
 def time_in_turn(contenders: Sequence[Callable[[], Any]], rounds: int, device: torch.device) -> Array:
@@ -176,13 +190,15 @@ def time_in_turn(contenders: Sequence[Callable[[], Any]], rounds: int, device: t
 
 
 def in_step(times: Array) -> Array:
-    """Each contender's median over the rounds, after the rounds' own speeds are divided out.
+    """Each contender's mean over the rounds, without its slowest and fastest quarter and without what its
+    round was faster or slower by.
 
     float64 ``[rounds, contenders]`` -> ``[contenders]``. A machine that is slower for a while is so for all
     contenders of a round, and drops out.
     """
-    speed = times.mean(axis=1, keepdims=True)
-    return np.median(times / speed, axis=0) * float(np.median(speed))
+    speed = np.median(times / np.median(times, axis=0), axis=1, keepdims=True)
+    steady, cut = np.sort(times / speed, axis=0), len(times) // 4
+    return steady[cut : len(times) - cut].mean(axis=0)
 
 
 def stored_anytime(path: Path, steps: int) -> Array | None:

@@ -43,9 +43,10 @@ def calibrate(
     ] = 0.0,
     time: Annotated[bool, typer.Option("--time", help="Measure this device's costs too.")] = False,
     time_images: Annotated[
-        int | None, typer.Option(min=1, help="Images of a timed run; 64 of the largest batches without it.")
+        int | None,
+        typer.Option(min=1, help="Images, in timed runs of 64 of the largest batches; without it, one run."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=3, help="Timed rounds; the median counts.")] = 5,
+    rounds: Annotated[int, typer.Option(min=3, help="Timed rounds; the middle half counts.")] = 5,
     images: Annotated[
         int | None, typer.Option(min=2, help=f"At most so many images; {DIGITS} digits without it.")
     ] = None,
@@ -62,7 +63,7 @@ def calibrate(
 
     from gfnet_fast.checkpoints import load, save
     from gfnet_fast.data.labelled import open_labelled
-    from gfnet_fast.evaluation import BATCHES, measure_costs, shuffled, trace_steps
+    from gfnet_fast.evaluation import BATCHES, measure_costs, run_length, shuffled, trace_steps
     from gfnet_fast.exits import ModelIdentity, save_calibration
     from gfnet_fast.exits import calibrate as search
     from gfnet_fast.predictor import Predictor
@@ -92,7 +93,7 @@ def calibrate(
         sample = [*kept, *searched][:wanted]
         pixels = torch.cat([labelled.images([row]) for row in sample]).to(predictor.device)
         runs = (2 * network.config.steps + 3) * (rounds + 1)
-        with progress("timing", runs * len(sample), quiet) as done:
+        with progress("timing", runs * run_length(predictor, len(sample)), quiet) as done:
             costs = measure_costs(predictor, pixels, calibration, rounds=rounds, progress=done)
         calibration = calibration.with_cost(costs.table)
     if output is None:

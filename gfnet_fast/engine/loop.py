@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gfnet_fast._scheduler import CostTable, Mode, Plan, Reason, Scheduler, Verdict
+from gfnet_fast._scheduler import (
+    CostTable,
+    Mode,
+    Plan,
+    Reason,
+    Scheduler,
+    Verdict,
+    capacity_without_waits,
+)
 from gfnet_fast.engine.answers import Answers, Full
 from gfnet_fast.engine.arena import Arena
 from gfnet_fast.engine.graphs import Graphs
@@ -154,8 +162,19 @@ class Loop:
             if plan.verdict is Verdict.LAUNCH:
                 self._run(plan)
             self._complete(wait=plan.verdict is Verdict.WAIT)
-            self._collect()
+            if self._worth_reading(plan.verdict):
+                self._collect()
         return plan.verdict
+
+    def _worth_reading(self, verdict: Verdict) -> bool:
+        """Whether to read the answers of those that have left: a batch of them takes as long as one.
+
+        In throughput mode they wait for company in the slots that keep no launch waiting.
+        """
+        if self.mode is not Mode.THROUGHPUT or verdict is not Verdict.LAUNCH:
+            return True
+        spare = self.capacity - capacity_without_waits(self.costs, self.in_flight)
+        return self.scheduler.occupancy().departed >= min(spare, self.buckets[-1])
 
     def _run(self, plan: Plan) -> None:
         try:

@@ -9,6 +9,7 @@ y * ((H - 1) / (P - 1)). With H = 5 and P = 3 the scale is 2, so outputs 0, 1, 2
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ from gfnet_kernels.images import (
     open_image,
     open_images,
 )
-from gfnet_kernels.pixels import Rows, batches, flatten, live_rows, normalise_planes, scratch, store, windows
+from gfnet_kernels.pixels import batches, flatten, image_views, live_rows, scratch, steps
 
 ROWS, COLUMNS, WARPS = 16, 64, 4
 REGISTERS = 96
@@ -138,24 +139,76 @@ def _glance_cpu(
     table: torch.dtype | None,
 ) -> None:  # fmt: skip
     _glance_values(images, slots, out, filter, mean, std, table)
-    size = tuple(out.shape[2:])
-
-    def write(pixels: Tensor, written: Rows) -> None:
-        values = scratch(*pixels.shape).copy_(pixels)
-        normalise_planes(values, pixels.dtype == torch.uint8, mean, std)
-        store(out, written, F.interpolate(values, size=size, mode=filter, align_corners=True))
-
     rows, slots = live_rows(slots, out)
-    if len(slots) == 1 and table is None:
-        write(images[int(slots)][None], slice(None) if rows is None else rows)
-    elif len(slots):
-        flat = flatten(images, table, slots)
-        height, width = flat.common[:2]
-        largest = height * width if flat.fields is None else int(flat.fields[:, :2].prod(1).max())
-        for block, written in batches(flat, rows, slice(0, 5), 3 * largest):
-            if flat.fields is not None:
-                height, width = flat.fields[block][0, :2].tolist()
-            write(windows(flat, block, flat.start, height, width), written)
+    if not len(slots):
+        return
+    size = out.shape[2]
+    finished = out.permute(0, 2, 3, 1).flatten(2)
+    scale, bias = _affine_lines(tuple(mean), tuple(std), table or images.dtype, size)
+    flat = flatten(images, table, slots)
+    height, width = flat.common[:2]
+    largest = height * width if flat.fields is None else int(flat.fields[:, :2].prod(1).max())
+    for block, written in batches(flat, rows, slice(0, 2), 3 * largest):
+        pictures = image_views(flat, block)
+        count, (height, width, _) = len(pictures), pictures[0].shape
+        lines = scratch(count, height, width, 3)
+        for pixels, picture in zip(lines, pictures, strict=True):
+            pixels.copy_(picture)
+        lines = _filtered(lines.view(-1, 3 * width), _taps(height, size, TAPS[filter], 1, count))
+        lines = _turned(lines.view(count, size, -1)).view(-1, size)
+        lines = _filtered(lines, _taps(width, size, TAPS[filter], 3, count))
+        lines = lines.view(count, 3 * size, size).mul_(scale).add_(bias)
+        places = range(written.start, written.stop) if isinstance(written, slice) else written.tolist()
+        for place, image in zip(places, lines, strict=True):
+            finished[place].copy_(image.t())
+
+
+def _filtered(lines: Tensor, taps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Weighted sums of lines: down the columns of pixels, and, once they are turned, along the rows."""
+    return torch.embedding_bag(lines, taps[0], taps[1], False, 0, False, taps[2])[0]
+
+
+@lru_cache(maxsize=256)
+def _taps(length: int, size: int, taps: int, channels: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which lines make each output line, where each one's begin, and their weights.
+
+    int64 ``[count * size * channels * taps]``, int64 ``[count * size * channels]``, float32 as the first: of
+    `count` images of ``length * channels`` lines, position after position, a line a channel.
+    """
+    index = torch.arange(size, dtype=torch.float32, device="cpu")
+    step = torch.tensor(length - 1, dtype=torch.float32, device="cpu") / max(1, size - 1)
+    position = step * index if size > 1 else index
+    whole = position.floor()
+    offset = torch.arange(taps, device="cpu") - (taps // 2 - 1)
+    d = (position - whole)[:, None].sub(offset).abs()
+    if taps == 2:
+        weight = 1 - d
+    else:
+        near, far = (1.25 * d - 2.25) * d * d + 1, ((-0.75 * d + 3.75) * d - 6) * d + 3
+        weight = torch.where(d <= 1, near, far)
+    source = (whole.long()[:, None] + offset).clamp_(0, length - 1)
+    line = source[:, None] * channels + steps(channels, 1)[:, None]
+    line = line + (length * channels * steps(count, 1)).view(-1, 1, 1, 1)
+    weight = weight[:, None].expand(count, size, channels, taps)
+    return line.flatten(), steps(line.numel() // taps, taps), weight.flatten()
+
+
+@lru_cache(maxsize=64)
+def _affine_lines(
+    mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, size: int
+) -> tuple[Tensor, Tensor]:
+    """Scale and bias of lines r, g, b, r, g, b, ...: float32 ``[3 * size, 1]`` each."""
+    pair = torch.tensor(affine(mean, std, dtype), dtype=torch.float32, device="cpu").view(2, 3)
+    scale, bias = pair.repeat(1, size)[:, :, None]
+    return scale, bias
+
+
+def _turned(images: Tensor) -> Tensor:
+    """``[n, rows, columns]`` -> ``[n, columns, rows]``, contiguous: torch transposes one at a time fast."""
+    turned = scratch(len(images), images.shape[2], images.shape[1])
+    for source, target in zip(images, turned, strict=True):
+        target.copy_(source.t())
+    return turned
 
 
 def _glance_values(

@@ -110,6 +110,20 @@ def windows(flat: Flat, block: Rows, start: Tensor, height: int, width: int) -> 
     return view.index_select(0, lines.view(-1)).view(-1, 3, height, width)
 
 
+def image_views(flat: Flat, block: Rows) -> list[Tensor]:
+    """The images of a block's rows, ``[height, width, 3]`` each, where they lie."""
+    starts = flat.start[block].add(flat.memory.storage_offset()).tolist()
+    shapes = [flat.common] * len(starts) if flat.fields is None else flat.fields[block].tolist()
+    views = []
+    for start, (height, width, *strides) in zip(starts, shapes, strict=True):
+        sizes = (height, width, 3)
+        mirrored = [axis for axis in range(3) if strides[axis] < 0]
+        start += sum((sizes[axis] - 1) * strides[axis] for axis in mirrored)
+        view = flat.memory.as_strided(sizes, [abs(stride) for stride in strides], start)
+        views.append(view.flip(mirrored) if mirrored else view)
+    return views
+
+
 def store(out: Tensor, rows: Rows, values: Tensor) -> None:
     """Write values into rows of out, in its type and layout."""
     if isinstance(rows, slice):
@@ -146,12 +160,3 @@ def normalise_lines(values: Tensor, integral: bool, mean: Sequence[float], std: 
     pair = constants(tuple(mean), tuple(std), values.shape[2])
     if pair is not None:
         lines.sub_(pair[0]).div_(pair[1])
-
-
-def normalise_planes(values: Tensor, integral: bool, mean: Sequence[float], std: Sequence[float]) -> None:
-    """In place, float32 [n, 3, height, width]: over 255 where integral, then minus mean, over std."""
-    if integral:
-        values.div_(255)
-    pair = constants(tuple(mean), tuple(std), 1)
-    if pair is not None:
-        values.sub_(pair[0].view(3, 1, 1)).div_(pair[1].view(3, 1, 1))

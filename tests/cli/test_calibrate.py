@@ -11,7 +11,7 @@ from cli_runner import run, save_by_class
 import gfnet_fast as gf
 from gfnet_fast import evaluation
 from gfnet_fast.data.labelled import LabelledFolder
-from gfnet_fast.evaluation import in_step, measure_costs, shuffled, trace_steps
+from gfnet_fast.evaluation import BATCHES, in_step, measure_costs, shuffled, trace_steps
 from gfnet_fast.exits import Budget, ModelIdentity, calibrate, device_name, exit_steps, load_calibration
 from tests.conftest import random_images, tiny_model
 
@@ -101,7 +101,7 @@ class Clockwork:
         self.now, self.calls = 0.0, 0
 
     def predict_batch(self, images):
-        steps = exit_steps(self.confidences, self.budget.thresholds)
+        steps = exit_steps(self.confidences[:, images[:, 0]], self.budget.thresholds)
         slow = 3.0 if 44 <= self.calls < 60 else 1.0  # a round and half of the next
         self.now += slow * (self.costs[steps - 1].sum() + self.batch_ms) / 1e3
         self.calls += 1
@@ -120,11 +120,18 @@ def test_costs_are_found_from_whole_runs(monkeypatch):
         "time",
         SimpleNamespace(process_time=lambda: predictor.now, perf_counter=lambda: predictor.now),
     )
-    found = measure_costs(predictor, torch.zeros(2000, 1), path)
+    predictor.batch = 2000 // BATCHES + 1  # all images in a run
+    found = measure_costs(predictor, torch.arange(2000)[:, None], path)
     np.testing.assert_allclose(found.table.milliseconds, costs, rtol=2e-3)
     np.testing.assert_allclose(found.realised, found.requested, rtol=3e-3)
     assert found.residual < 1e-3
     assert (found.table.settings["images"], predictor.budget) == (2000, Budget(max_steps=1))
+
+    predictor.batch = 500 // BATCHES  # 448 in a run, four runs until the images come again
+    found = measure_costs(predictor, torch.arange(2000)[:, None], path, rounds=20)
+    np.testing.assert_allclose(found.table.milliseconds, costs, rtol=0.05)
+    np.testing.assert_allclose(found.realised, found.requested, rtol=0.03)
+    assert found.table.settings["images"] == 4 * 448
 
 
 def test_a_slow_round_and_a_slow_run_drop_out():

@@ -9,6 +9,7 @@ import gfnet_kernels as gk
 import pytest
 import torch
 import torch.nn.functional as F
+from guarded import assert_near
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rules import compact_rule, exit_rule
@@ -61,7 +62,7 @@ def test_crop_and_glance_equal_their_references(slots: Tensor, source: str, dtyp
     for filter in ("bicubic", "bilinear"):
         actual = gk.glance(images, slots, 9, filter, MEAN, STD, dtype)
         assert actual.is_contiguous(memory_format=torch.channels_last)
-        assert actual.equal(gk.glance_reference(images, slots, 9, filter, MEAN, STD, dtype))
+        assert_near(actual, gk.glance_reference(images, slots, 9, filter, MEAN, STD, dtype))
 
 
 @pytest.mark.parametrize("filter", ["bicubic", "bilinear"])
@@ -71,8 +72,8 @@ def test_glance_is_interpolate_of_the_normalised_images(filter: str) -> None:
     values = (values - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     expected = F.interpolate(values, size=(96, 96), mode=filter, align_corners=True)
     slots = torch.arange(3, dtype=torch.int32)
-    assert gk.glance(images, slots, 96, filter, MEAN, STD, torch.float32).equal(expected)
-    assert gk.glance(values, slots, 96, filter, (0, 0, 0), (1, 1, 1), torch.float32).equal(expected)
+    assert_near(gk.glance(images, slots, 96, filter, MEAN, STD, torch.float32), expected)
+    assert_near(gk.glance(values, slots, 96, filter, (0, 0, 0), (1, 1, 1), torch.float32), expected)
     assert gk.glance_reference(images, slots, 96, filter, MEAN, STD, torch.float32).equal(expected)
 
 
@@ -84,7 +85,7 @@ def test_many_images_take_several_blocks() -> None:
         actual = gk.crop(source, slots, origins, 64, MEAN, STD, torch.float32)
         assert actual.equal(gk.crop_reference(images, slots, origins, 64, MEAN, STD, torch.float32))
         actual = gk.glance(source, slots, 32, "bicubic", MEAN, STD, torch.float32)
-        assert actual.equal(gk.glance_reference(images, slots, 32, "bicubic", MEAN, STD, torch.float32))
+        assert_near(actual, gk.glance_reference(images, slots, 32, "bicubic", MEAN, STD, torch.float32))
 
 
 def test_origins_by_slot() -> None:
@@ -97,7 +98,7 @@ def test_caller_owned_buffers_are_written_and_returned() -> None:
     images, slots = photos(3, 33, 23, 3), SLOTS
     out = torch.full((5, 3, 9, 9), float("nan")).contiguous(memory_format=torch.channels_last)
     assert gk.glance(images, slots, 9, "bicubic", MEAN, STD, torch.float32, out=out) is out
-    assert out.equal(gk.glance_reference(images, slots, 9, "bicubic", MEAN, STD, torch.float32))
+    assert_near(out, gk.glance_reference(images, slots, 9, "bicubic", MEAN, STD, torch.float32))
 
 
 @pytest.mark.parametrize("classes", [1, 7, 1000, 1001])
@@ -244,7 +245,7 @@ def test_a_table_of_mirrored_images() -> None:
     actual = gk.crop(table, slots, origins, 13, MEAN, STD, torch.float32)
     assert actual.equal(gk.crop_reference(flipped, slots, origins, 13, MEAN, STD, torch.float32))
     actual = gk.glance(table, slots, 9, "bicubic", MEAN, STD, torch.float32)
-    assert actual.equal(gk.glance_reference(flipped, slots, 9, "bicubic", MEAN, STD, torch.float32))
+    assert_near(actual, gk.glance_reference(flipped, slots, 9, "bicubic", MEAN, STD, torch.float32))
 
 
 def test_a_table_keeps_its_images() -> None:
