@@ -43,7 +43,7 @@ def data(tmp_path_factory):
 def trained(data, tmp_path_factory):
     """A finished run, with workers."""
     output = tmp_path_factory.mktemp("trained") / "run"
-    manner = replace(QUIET, workers=2, export="official")
+    manner = replace(QUIET, workers=2, export="official", tensorboard=True)
     return output, train(data, output, manner=manner)
 
 
@@ -335,6 +335,21 @@ def test_unreadable_images(tmp_path, capfd, monkeypatch):
         train(data, tmp_path / "other", manner=replace(manner, bad_images=1), **settings)
     with pytest.raises(InputError, match="expected at most 0 unreadable images, got 2"):
         train(data, tmp_path / "run", manner=replace(manner, bad_images=0), **settings)
+
+
+def test_tensorboard_reads_what_the_metrics_say(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained[0] / "tensorboard")).Reload()
+    rows = [json.loads(line) for line in (trained[0] / "metrics.jsonl").read_text().splitlines()]
+    assert rows
+    for row in rows:
+        for key in row.keys() - {"stage", "epoch", "what", "seconds"}:
+            values = row[key] if isinstance(row[key], list) else [row[key]]
+            for step, value in enumerate(values, 1):
+                name = f"stage {row['stage']}/{key}" + (f" {step}" if len(values) > 1 else "")
+                found = [point.value for point in events.Scalars(name) if point.step == row["epoch"]]
+                assert found == [pytest.approx(value, 1e-6)]
 
 
 def test_tensorboard_that_is_not_there(data, tmp_path, monkeypatch):
