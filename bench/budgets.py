@@ -1,15 +1,16 @@
-"""Are budgets met on digits that nobody calibrated on? `python bench/budgets.py [--images N]`
+"""Are budgets met on objects that nobody calibrated on? `python bench/budgets.py [--images N]`
 
 Thresholds are found on canvases of the validation digits and judged on canvases of the test digits, with the
 model that comes with the package: requested and realised multiply-adds over the whole path, and the joint
 search against the official one at equal cost. `gfnet-fast calibrate digits --data digits --holdout 0.5`
 judges on other canvases of the same digits, which are drawn like those that the thresholds were found on.
+
+`--task textures --model FOLDER` does the same for a model of `python -m gfnet_fast.training.textures`.
 """
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -17,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gfnet_fast.checkpoints import load
 from gfnet_fast.cli.app import model_path
-from gfnet_fast.data.labelled import open_labelled
 from gfnet_fast.evaluation import Steps, trace_steps
 from gfnet_fast.exits import (
     ModelIdentity,
@@ -27,6 +27,7 @@ from gfnet_fast.exits import (
     thresholds_for_shares,
 )
 from gfnet_fast.exits.official import evaluate_rows
+from gfnet_fast.training import digits, textures
 
 
 def main() -> None:
@@ -34,13 +35,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=8000, help="canvases of each part")
+    parser.add_argument("--task", choices=("digits", "textures"), default="digits")
+    parser.add_argument("--model", default="digits", help="folder of a model of that task")
     options = parser.parse_args()
-    model, rows = load(model_path("digits")), range(options.images)
+    model, rows = load(model_path(options.model)), range(options.images)
+    task = digits.RECIPE if options.task == "digits" else textures.RECIPE
 
-    def traced(split: Literal["validation", "test"], seed: int) -> Steps:
-        return trace_steps(
-            model, open_labelled("digits", model, split=split, count=options.images, seed=seed), rows
-        )
+    def traced(split: str, seed: int) -> Steps:
+        return trace_steps(model, task.data(split, options.images, seed), rows)
 
     found, judged = traced("validation", 100), traced("test", 200)
     identity = ModelIdentity.of(model.config)

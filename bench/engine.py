@@ -44,12 +44,13 @@ from measuring import (  # noqa: E402
     static_graphed,
     trace_of,
 )
-from rows import commit, merge  # noqa: E402
+from rows import commit  # noqa: E402
 
 from gfnet_fast.benchmark import arithmetic, official, static  # noqa: E402
 from gfnet_fast.engine.eager import EagerEngine  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
 from gfnet_fast.evaluation import time_in_turn  # noqa: E402
+from gfnet_fast.tables import merge_rows  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "engine.csv"
 KEY = ("config", "share", "batch", "dtype", "prepared", "way", "machine")
@@ -84,7 +85,7 @@ def main() -> int:
     with exact_float32() if options.dtype == "float32" else nullcontext():
         rows = measure(options)
     if options.write:
-        merge(options.results, KEY, FIELDS, rows)
+        merge_rows(options.results, KEY, FIELDS, rows)
     return 0
 
 

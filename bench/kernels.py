@@ -27,8 +27,10 @@ import gfnet_kernels as gk
 import torch
 import torch.nn.functional as F
 import triton
-from rows import commit, merge, processor
+from rows import commit, processor
 from torch import Tensor
+
+from gfnet_fast.tables import merge_rows
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESULTS = Path(__file__).parent / "results" / "kernels.csv"
@@ -438,7 +440,7 @@ def main() -> int:
                 )
             )
         if options.write:
-            merge(options.results, KEY, FIELDS, [row | about for row in found])
+            merge_rows(options.results, KEY, FIELDS, [row | about for row in found])
     return 0
 
 

@@ -43,7 +43,7 @@ from measuring import (  # noqa: E402
     times_over,
     trace_of,
 )
-from rows import commit, driver, merge  # noqa: E402
+from rows import commit, driver  # noqa: E402
 
 from gfnet_fast._scheduler import Stage  # noqa: E402
 from gfnet_fast.benchmark import arithmetic, official  # noqa: E402
@@ -54,6 +54,7 @@ from gfnet_fast.engine.prepare import Prepared, compiled, compiling  # noqa: E40
 from gfnet_fast.evaluation import time_in_turn  # noqa: E402
 from gfnet_fast.exits import ALWAYS, NEVER  # noqa: E402
 from gfnet_fast.model.gfnet import GFNet, Trace, crop_origins  # noqa: E402
+from gfnet_fast.tables import merge_rows  # noqa: E402
 
 KEY = ("part", "config", "way", "prepared", "batch", "dtype", "share", "machine")
 FIELDS = (
@@ -83,7 +84,7 @@ class Table:
         low, middle, high = np.quantile(samples, [0.25, 0.5, 0.75])
         numbers = {"p25": f"{low:.6g}", "p50": f"{middle:.6g}", "p75": f"{high:.6g}", "unit": unit}
         full = dict.fromkeys(FIELDS, "") | self.about | row | numbers
-        merge(self.path, KEY, FIELDS, [full])
+        merge_rows(self.path, KEY, FIELDS, [full])
         shown = (str(full[name]) for name in KEY[:-1])
         notes = (f"{name} {full[name]}" for name in ("times", "ideal", "agreement", "passes") if full[name])
         print(" ".join(filter(None, shown)), f"{middle:.6g} {unit}", *notes, flush=True)

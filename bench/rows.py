@@ -1,12 +1,9 @@
-"""Rows of measurements in a table, and what says where they were measured."""
+"""What says where rows of measurements come from."""
 
-import csv
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -34,16 +31,3 @@ def driver() -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split("\n")[0]
     except (OSError, subprocess.TimeoutExpired):
         return ""
-
-
-def merge(path: Path, key: Sequence[str], fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows into a table; a row with the same key is replaced."""
-    table: dict[tuple[str, ...], Mapping[str, Any]] = {}
-    old = list(csv.DictReader(path.open())) if path.exists() else []
-    for row in (*old, *rows):
-        table[tuple(str(row[name]) for name in key)] = row
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fields, lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(table[name] for name in sorted(table))

@@ -10,10 +10,9 @@ Contenders, all on the same model and in turn, round after round:
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +33,7 @@ from gfnet_fast.exits.rule import Floats
 from gfnet_fast.intervals import wilson
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.macs import static_macs
+from gfnet_fast.tables import Key, merge_rows
 
 KEY = ("model", "way", "budget_macs", "dtype", "prepared", "batch", "images", "machine")
 FIELDS = (
@@ -359,25 +359,9 @@ def _commit() -> str:
 
 def merge_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows into a table in :data:`FIELDS`; those with the same :data:`KEY` are replaced."""
-    table: dict[tuple[str, ...], Mapping[str, Any]] = {}
-    for row in [*read_csv(path), *rows]:
-        table[tuple(str(row[key]) for key in KEY)] = row
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table[key] for key in sorted(table, key=_order))
-    part.replace(path)
+    merge_rows(path, KEY, FIELDS, rows, _order)
 
 
-def read_csv(path: Path) -> Sequence[dict[str, Any]]:
-    """The rows of a table that :func:`merge_csv` wrote; none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def _order(key: tuple[str, ...]) -> tuple[Any, ...]:
+def _order(key: Key) -> tuple[Any, ...]:
     model, way, budget, *rest = key
     return model, way, float(budget or "inf"), *rest

@@ -44,9 +44,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises InputError on another file, and on rows of neither kind.
     """
     if path.suffix.lower() == ".csv":
-        from gfnet_fast.benchmark import read_csv
+        from gfnet_fast.tables import read_rows
 
-        rows = list(read_csv(path))
+        rows = read_rows(path)
     elif path.suffix.lower() == ".jsonl":
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""

@@ -109,7 +109,7 @@ def read_image(source: Source, config: GFNetConfig) -> torch.Tensor:
         return preprocess(source, config)
     if (text := _path(source)) is None:
         raise InputError(f"source: {_EXPECTED}, got {type(source).__name__}")
-    image = _open(Path(text))
+    image = open_image(Path(text))
     try:
         return preprocess(image, config)
     except InputError as error:
@@ -137,7 +137,7 @@ def preprocess(image: Image.Image, config: GFNetConfig) -> torch.Tensor:
     return torch.from_numpy(np.array(transforms.center_crop(image, config.image_size)))
 
 
-def _open(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     try:
         found = path.exists()
     except OSError as error:

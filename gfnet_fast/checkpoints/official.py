@@ -80,7 +80,7 @@ def _official_names(config: GFNetConfig, ours: Iterable[str]) -> dict[str, dict[
 
 def read(path: Path, config: GFNetConfig | None = None) -> GFNet:
     """The model in an official file; nothing in the file is run. See :func:`gfnet_fast.load`."""
-    content = _unpickle(path)
+    content = unpickle(path)
     parts = {part: _part(path, content, part) for part in PARTS}
     if "model_name" in content:
         config = _from_metadata(path, content, parts, config)
@@ -103,7 +103,7 @@ def read(path: Path, config: GFNetConfig | None = None) -> GFNet:
     return model
 
 
-def _unpickle(path: Path) -> dict[str, Any]:
+def unpickle(path: Path) -> dict[str, Any]:
     # Plain numbers that numpy wrapped; reading them runs no code of the file's.
     scalar = getattr(np, "_core", np).multiarray.scalar
     numbers = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype]

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gfnet_fast.config import GFNetConfig
+from gfnet_fast.data.by_class import class_folders, images_of
 from gfnet_fast.errors import InputError
-from gfnet_fast.sources import SUFFIXES, _open, read_image
+from gfnet_fast.sources import open_image, read_image
 
 Item = tuple[int, int]  # which image, and the seed of what is random about it
 
@@ -82,9 +83,7 @@ def read_parts(folder: Path, heldout: float = 0.1, validation: float = 0.1, seed
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    names = tuple(
-        sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    )
+    names = tuple(path.name for path in class_folders(folder))
     if len(names) < 2:
         raise InputError(f"{folder}: expected two or more folders, one a class, got {list(names)}")
     return names
@@ -94,11 +93,7 @@ def _part(folder: Path, classes: Sequence[str]) -> Part:
     names: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        paths = (folder / name).rglob("*")
-        images = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
-        if not images:
-            expected = f"images ({' '.join(sorted(SUFFIXES))})"
-            raise InputError(f"{folder / name}: expected {expected}, got an empty class")
+        images = images_of(folder / name)
         names += [os.fsencode(path.relative_to(folder)) for path in images]
         labels += [label] * len(images)
     return Part(folder, np.array(names), np.array(labels, np.int64))
@@ -218,7 +213,7 @@ class TrainingReader:
             raise InputError(f"augmentation: expected what timm knows, got {error!r}") from error
 
     def __call__(self, path: Path) -> Tensor:
-        image = _open(path)
+        image = open_image(path)
         if image.mode[0] in "IF":
             raise InputError(f"{path}: expected 8 bits a channel, got mode {image.mode}")
         return self.transform(image.convert("RGB")).permute(1, 2, 0)

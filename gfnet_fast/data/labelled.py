@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from gfnet_fast.config import GFNetConfig
+from gfnet_fast.data.by_class import class_folders, images_of
 from gfnet_fast.errors import InputError
-from gfnet_fast.sources import SUFFIXES, read_image
+from gfnet_fast.sources import read_image
 
 if TYPE_CHECKING:
     from gfnet_fast.model.gfnet import GFNet
@@ -59,8 +60,7 @@ class LabelledFolder:
         self, folder: str | os.PathLike[str], config: GFNetConfig, names: Sequence[str] | None = None
     ) -> None:
         root = Path(folder)
-        inside = root.iterdir() if root.is_dir() else ()
-        folders = sorted(path for path in inside if path.is_dir() and not path.name.startswith("."))
+        folders = class_folders(root)
         if not folders:
             raise InputError(f"{root}: expected a folder with a folder of images for each class, got none")
         found = [path.name for path in folders]
@@ -75,9 +75,7 @@ class LabelledFolder:
         self.paths: list[Path] = []
         labels: list[int] = []
         for label, path in zip(classes, folders, strict=True):
-            images = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-            if not images:
-                raise InputError(f"{path}: expected images ({' '.join(sorted(SUFFIXES))}), got none")
+            images = images_of(path)
             self.paths += images
             labels += [label] * len(images)
         self.labels = torch.tensor(labels)

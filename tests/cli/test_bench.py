@@ -7,10 +7,11 @@ from cli_runner import run, save_by_class
 
 import gfnet_fast as gf
 from gfnet_fast import benchmark
-from gfnet_fast.benchmark import FIELDS, BenchmarkError, Options, merge_csv, read_csv, run_benchmark
+from gfnet_fast.benchmark import FIELDS, BenchmarkError, Options, merge_csv, run_benchmark
 from gfnet_fast.engine.eager import EagerEngine
 from gfnet_fast.exits import ModelIdentity, calibrate
 from gfnet_fast.model.macs import static_macs
+from gfnet_fast.tables import read_rows
 from tests.conftest import expected_exits, random_images, tiny_model
 
 OPTIONS = Options(budgets=2, batch=4, rounds=3, baseline_images=6)
@@ -86,9 +87,9 @@ def test_a_table_keeps_other_contenders_rows(rows, tmp_path):
     path = tmp_path / "rows.csv"
     merge_csv(path, [{**row, "machine": "another"} for row in rows])
     merge_csv(path, rows)
-    assert len(read_csv(path)) == 2 * len(rows)
+    assert len(read_rows(path)) == 2 * len(rows)
     merge_csv(path, [{**row, "accuracy": "1.000"} for row in rows])
-    table = read_csv(path)
+    table = read_rows(path)
     assert len(table) == 2 * len(rows)
     assert sum(row["accuracy"] == "1.000" for row in table) == len(rows)
     assert path.read_text().splitlines()[0] == ",".join(FIELDS)
@@ -102,7 +103,7 @@ def test_the_command_writes_a_table_and_a_page(capsys, model, tmp_path):
     done = run(capsys, "bench", tmp_path / "model", *small, "--html", page, "--csv", table)
     assert done.status == 0, done.err
     assert "x official" in done.out
-    assert {row["images"] for row in read_csv(table)} == {"14", "4"}
+    assert {row["images"] for row in read_rows(table)} == {"14", "4"}
     assert page.read_text().count("<svg") == 4
 
 
