@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gfnet_fast.model.gfnet import Trace
+from gfnet_fast.tables import merge_rows
 
 BENCH = Path(__file__).parent.parent / "bench"
 
@@ -171,7 +172,7 @@ def test_rows_are_replaced_by_their_key(script, monkeypatch, tmp_path):
     table, fields = tmp_path / "rows" / "table.csv", ("way", "batch", "p50", "commit")
     for way, p50 in (("b", 1), ("a", 2), ("b", 3)):
         row = {"way": way, "batch": 8, "p50": p50, "commit": table_of.commit()}
-        table_of.merge(table, ("way", "batch"), fields, [row])
+        merge_rows(table, ("way", "batch"), fields, [row])
     rows = list(csv.DictReader(table.open()))
     assert [(row["way"], row["p50"], row["commit"]) for row in rows] == [
         ("a", "2", "abc1234"),
