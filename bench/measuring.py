@@ -43,16 +43,6 @@ def graphed(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
     return replay
 
 
-def times_over(run: Callable[[], Any], count: int) -> Callable[[], Any]:
-    """`count` calls as one, for what is shorter than a wait for the device."""
-
-    def repeated() -> None:
-        for _ in range(count):
-            run()
-
-    return repeated
-
-
 def static_graphed(
     model: GFNet, images: Tensor, batch: int, compile: bool, dtype: torch.dtype
 ) -> Callable[[], Tensor]:

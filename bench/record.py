@@ -40,13 +40,12 @@ from measuring import (  # noqa: E402
     model_of,
     shared_thresholds,
     static_graphed,
-    times_over,
     trace_of,
 )
 from rows import commit, driver  # noqa: E402
 
 from gfnet_fast._scheduler import Stage  # noqa: E402
-from gfnet_fast.benchmark import arithmetic, official  # noqa: E402
+from gfnet_fast.benchmark import arithmetic, official, times_over  # noqa: E402
 from gfnet_fast.engine.eager import EagerEngine  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
 from gfnet_fast.engine.graphs import Graphs  # noqa: E402
