@@ -10,6 +10,7 @@ import hashlib
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -239,7 +240,7 @@ def load_batches(
     images: FolderImages, order: Iterable[Sequence[Item]], workers: int = 0, pin: bool = False
 ) -> Iterator[Batch]:
     """Batches of the items of `order`, read by that many worker processes."""
-    yield from DataLoader(
+    loader = DataLoader(
         images,
         batch_sampler=order,  # type: ignore[arg-type]
         num_workers=workers,
@@ -247,6 +248,13 @@ def load_batches(
         pin_memory=pin,
         worker_init_fn=_start_worker if workers else None,
     )
+    # Workers inherit this, and so are at no moment ended by a signal that is meant for their parent.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    yield from batches
 
 
 def _collate(items: list[Read]) -> Batch:
@@ -258,6 +266,13 @@ def _collate(items: list[Read]) -> Batch:
 
 
 def _start_worker(number: int) -> None:
-    """A worker leaves when its parent tells it to, not when somebody interrupts the parent."""
+    """A worker leaves when its parent tells it to, not when somebody signals to the whole process group."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_leave_when_told, daemon=True).start()
+
+
+def _leave_when_told() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -66,15 +67,20 @@ def test_one_command_then_predict(data, tmp_path):
     )
 
 
-def test_an_interrupt_can_be_gone_on_from(data, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_can_be_gone_on_from(data, tmp_path, number):
+    """The workers get it too, as from a terminal or a scheduler; they leave with the run."""
     output = tmp_path / "run"
-    command = arguments(data, output, settings=["epochs=0,2000,1,1"])
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = arguments(data, output, "--workers", 2, settings=["epochs=0,2000,1,1"])
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, start_new_session=True, **pipes)
     limit = time.monotonic() + 120
     while not (output / "metrics.jsonl").exists() and time.monotonic() < limit:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, number)
     out, errors = process.communicate(timeout=120)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
     assert process.returncode == 130, errors
     assert out == ""
     assert re.search(r"interrupted in stage 1, epoch \d+ of 2000, after batch \d: a checkpoint is in", errors)
