@@ -1,7 +1,8 @@
 """A folder of images by class: its parts, and batches that do not depend on who reads them.
 
-``FOLDER/train/CLASS/*`` and ``FOLDER/val/CLASS/*`` (and, where it is there, ``FOLDER/heldout/CLASS/*``), or
-``FOLDER/CLASS/*``, which is divided by a seed. Classes are numbered in the order of their folders' names.
+``FOLDER/train/CLASS/*`` and, where they are there, ``FOLDER/val/CLASS/*`` and ``FOLDER/heldout/CLASS/*``; or
+``FOLDER/CLASS/*``. What is missing is drawn by a seed. Classes are numbered in the order of their folders'
+names.
 """
 
 from __future__ import annotations
@@ -63,13 +64,15 @@ def read_parts(folder: Path, heldout: float = 0.1, validation: float = 0.1, seed
     """The three parts of a folder; shares are of each class, for the parts that the folder does not name.
 
     Raises InputError on a folder without classes or with one, an empty class, parts with other classes than
-    ``train``, and classes too small to be divided.
+    ``train``, other folders beside them, and classes too small to be divided.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of images by class, got none")
     named = {name: folder / name for name in ("train", "heldout", "val") if (folder / name).is_dir()}
-    if not {"train", "val"} <= named.keys():
+    if "train" not in named:
         named = {"train": folder}
+    elif odd := [path.name for path in class_folders(folder) if path.name not in named]:
+        raise InputError(f"{folder}: expected train, val and heldout only beside each other, got {odd} too")
     classes = _classes(named["train"])
     for part in named.values():
         if (other := _classes(part)) != classes:

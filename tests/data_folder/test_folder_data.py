@@ -84,6 +84,18 @@ def test_a_heldout_folder_takes_nothing_from_training(named, tmp_path):
     assert [len(part) for part in parts[1:]] == [16, 4, 6]
 
 
+@pytest.mark.parametrize("part", ["train", "val", "heldout"])
+def test_parts_that_are_not_there_are_drawn(named, tmp_path, part):
+    """``train`` alone, or with one of the others."""
+    (tmp_path / "train").symlink_to(named / "train")
+    if part != "train":
+        (tmp_path / part).symlink_to(named / "val")
+    parts = read_parts(tmp_path, heldout=0.25, validation=0.125)
+    assert parts.classes == ("a", "b")
+    expected = {"train": [10, 4, 2], "val": [12, 4, 6], "heldout": [14, 6, 2]}
+    assert [len(part) for part in parts[1:]] == expected[part]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -96,8 +108,16 @@ def test_a_heldout_folder_takes_nothing_from_training(named, tmp_path):
             lambda root: (write(root / "train", ["a", "b"]), write(root / "val", ["a", "c"])),
             "val: expected the classes of .*train, got a difference in \\['b', 'c'\\]",
         ),
+        (
+            lambda root: (write(root / "train", ["a", "b"]), write(root / "test", ["a", "b"])),
+            "no-folder: expected train, val and heldout only beside each other, got \\['test'\\] too",
+        ),
+        (
+            lambda root: write(root, ["plane", "ship", "train"]),
+            "only beside each other, got \\['plane', 'ship'\\] too",
+        ),
     ],
-    ids=["missing", "no-class", "one-class", "empty-class", "too-small", "other-classes"],
+    ids=["missing", "no-class", "one-class", "empty-class", "too-small", "other-classes", "test", "classes"],
 )
 def test_folders_that_are_refused(tmp_path, make, message):
     root = tmp_path / "no-folder"
