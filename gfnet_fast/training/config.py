@@ -108,10 +108,12 @@ class TrainConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}: expected 0 or more and less than 1, got {getattr(self, name)}")
         rates = ("backbone_lr", "thumbnail_lr", "policy_lr", "momentum", "weight_decay", "auxiliary")
-        for name in rates:
+        for name in (*rates, "clip", "value_weight", "entropy_weight", "color_jitter"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name}: expected a number of at least 0, got {getattr(self, name)}")
-        for name in ("flip", "erase"):
+        if len(self.classifier_lr) != 2 or not all(0 <= rate < math.inf for rate in self.classifier_lr):
+            raise InputError(f"classifier_lr: expected two numbers of at least 0, got {self.classifier_lr}")
+        for name in ("gamma", "flip", "erase"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:

@@ -34,7 +34,7 @@ RowDraws = Callable[[slice], Draws]
 
 @dataclass
 class Sums:
-    """Means over an epoch, weighted by images."""
+    """Means over an epoch, weighted by images; on the CPU, where those of a checkpoint and of others are."""
 
     totals: dict[str, Tensor | float] = field(default_factory=dict)
     count: int = 0
@@ -42,6 +42,7 @@ class Sums:
     def add(self, images: int, **values: Tensor | float) -> None:
         self.count += images
         for key, value in values.items():
+            value = value.detach().cpu() if isinstance(value, Tensor) else value
             self.totals[key] = self.totals.get(key, 0.0) + value * images
 
     def means(self, world: World = ALONE) -> dict[str, Any]:
@@ -150,9 +151,10 @@ def run(
 
 
 def sgd(groups: Sequence[tuple[Iterable[nn.Parameter], float]], config: TrainConfig) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; `groups` are parameters with their peak learning rates."""
+    """SGD with Nesterov momentum, if any; `groups` are parameters with their peak learning rates."""
     parts = [{"params": list(parameters), "lr": rate} for parameters, rate in groups]
-    return torch.optim.SGD(parts, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=True)
+    momentum, decay = config.momentum, config.weight_decay
+    return torch.optim.SGD(parts, momentum=momentum, weight_decay=decay, nesterov=momentum > 0)
 
 
 class _Own(nn.Module):

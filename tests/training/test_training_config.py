@@ -81,6 +81,13 @@ def test_overrides_leave_the_rest_and_the_table():
         ({"flip": 1.5}, "flip: expected 0 to 1, got 1.5"),
         ({"backbone_lr": float("nan")}, "backbone_lr: expected a number of at least 0, got nan"),
         ({"seed": -1}, "seed: expected at least 0, got -1"),
+        ({"classifier_lr": (0.1, -1.0)}, r"classifier_lr: expected two numbers of at least 0, got \(0.1, -1"),
+        ({"classifier_lr": (float("nan"), 0.1)}, "classifier_lr: expected two numbers"),
+        ({"gamma": 1.1}, "gamma: expected 0 to 1, got 1.1"),
+        ({"gamma": float("nan")}, "gamma: expected 0 to 1, got nan"),
+        ({"clip": float("nan")}, "clip: expected a number of at least 0, got nan"),
+        ({"value_weight": -0.5}, "value_weight: expected a number of at least 0, got -0.5"),
+        ({"entropy_weight": float("inf")}, "entropy_weight: expected a number of at least 0, got inf"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -7,16 +7,23 @@ import torch
 import torch.nn.functional as F
 
 from gfnet_fast.training.config import TrainConfig
-from gfnet_fast.training.stages import TrainingError, train_classifier, train_encoder, train_policy
+from gfnet_fast.training.stages import (
+    Sums,
+    TrainingError,
+    sgd,
+    train_classifier,
+    train_encoder,
+    train_policy,
+)
 from gfnet_fast.training.unroll import Views
 from tests.conftest import random_images, tiny_model
 
 CONFIG = TrainConfig(epochs=(1, 1, 1, 1), ppo_epochs=2, reward="contrast", seed=11)
 
 
-def run_all(config, images, labels):
-    """One epoch of two batches of every stage; the weights, and what was reported."""
-    model, rows = tiny_model("recurrent", steps=3), []
+def run_all(config, images, labels, rows=None):
+    """One epoch of two batches of every stage; the weights, and what was reported (to `rows`)."""
+    model, rows = tiny_model("recurrent", steps=3), [] if rows is None else rows
     torch.manual_seed(config.seed)
 
     def data(epoch):
@@ -69,8 +76,20 @@ def test_reports(first_run):
     assert len(rows[2]["reward"]) == 2
 
 
-def test_bfloat16(canvases):
-    state, rows = run_all(TrainConfig(**{**vars(CONFIG), "amp": True}), *canvases)
+@pytest.mark.parametrize("amp", [True, False], ids=["bfloat16", "float32"])
+def test_the_encoders_precision(canvases, monkeypatch, amp):
+    """In every stage that of their first convolution's output; whatever it is, weights stay float32."""
+    forward, seen, rows = torch.nn.Conv2d.forward, set(), []
+
+    def recording(self, x):
+        out = forward(self, x)
+        if self.in_channels == 3 and not out.is_meta:
+            seen.add((len(rows), out.dtype))
+        return out
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", recording)
+    state, _ = run_all(TrainConfig(**{**vars(CONFIG), "amp": amp}), *canvases, rows)
+    assert seen == {(stage, torch.bfloat16 if amp else torch.float32) for stage in range(4)}
     assert all(torch.isfinite(value).all() for value in state.values())
     assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
     assert all(isinstance(row["loss"], float) for row in rows)
@@ -113,6 +132,36 @@ def test_metrics_are_means_over_images(canvases):
         thumbnails = expected.thumbnail(expected.normalise(images))
         right = glance.backbone(thumbnails).argmax(1) == labels
     assert rows[0]["accuracy"][0] == pytest.approx(right.float().mean().item())
+
+
+def test_sums_are_numbers_and_tensors_without_a_graph():
+    """Of any device: they are added to those of a checkpoint and of other processes."""
+    sums, value = Sums(), torch.tensor([1.0, 3.0], requires_grad=True)
+    sums.add(2, loss=0.5, losses=value)
+    sums.add(1, loss=2.0, losses=2 * value)
+    assert not sums.totals["losses"].requires_grad
+    assert sums.totals["losses"].device.type == "cpu"
+    assert sums.means() == {"loss": 1.0, "losses": pytest.approx([4 / 3, 4.0])}
+
+
+def test_sums_leave_their_device():
+    class Elsewhere(torch.Tensor):
+        """What says that it is not on the CPU until it is moved there."""
+
+        def cpu(self):
+            return self.as_subclass(torch.Tensor)
+
+    sums = Sums()
+    sums.add(3, accuracy=torch.ones(2).as_subclass(Elsewhere))
+    assert type(sums.totals["accuracy"]) is torch.Tensor
+
+
+def test_without_momentum():
+    config = TrainConfig(momentum=0.0, weight_decay=0.0)
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([1.0, 2.0])
+    sgd([([parameter], 0.5)], config).step()
+    assert parameter.tolist() == [0.5, 0.0]
 
 
 def test_one_update_of_an_encoder(canvases):
