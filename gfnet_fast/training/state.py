@@ -35,13 +35,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise InputError unless `folder` is new, empty, or of a run with the same settings."""
+    """Raise InputError unless `folder` is new, empty, or of a run with the same settings.
+
+    A run that has left nothing but its settings, before its first checkpoint, does not count.
+    """
     path = folder / SETTINGS
-    if not path.exists():
-        begun = {SETTINGS + ".part"}  # of a run that was killed in its first moment
-        if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - begun):
-            raise InputError(f"{folder}: expected a new folder, or one of a run to go on with, got another")
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    begun = {SETTINGS, SETTINGS + ".part", *(["tensorboard"] if SETTINGS in inside else [])}
+    if inside <= begun and (folder.is_dir() or not folder.exists()):
         return
+    if SETTINGS not in inside:
+        raise InputError(f"{folder}: expected a new folder, or one of a run to go on with, got another")
     try:
         known = json.loads(path.read_text())
     except ValueError as error:

@@ -15,6 +15,7 @@ from gfnet_fast.errors import CheckpointError, InputError
 from gfnet_fast.training import folder
 from gfnet_fast.training.folder import Interrupted
 from gfnet_fast.training.job import Manner
+from gfnet_fast.training.state import check_settings, write_json
 from tests.training.folder_helpers import QUIET, assert_bit_equal, train, weights, write_pictures
 
 # Everything that has a state of its own: average, augmentation, parts of batches.
@@ -208,6 +209,21 @@ def test_a_folder_of_another_run_is_left_alone(data, undisturbed):
     with pytest.raises(InputError, match=message):
         train(data, undisturbed, gamma=0.5, **SETTINGS)
     assert {path.name: path.read_bytes() for path in undisturbed.iterdir()} == before
+
+
+def test_settings_alone_are_no_run(tmp_path):
+    """What a run leaves that fails before its first checkpoint: the next may have others."""
+    write_json(tmp_path / "training.json", {"batch": 256})
+    (tmp_path / "tensorboard").mkdir()
+    check_settings(tmp_path, {"batch": 128})
+    for name in ("metrics.jsonl", "checkpoint.pt"):
+        (tmp_path / name).touch()
+        with pytest.raises(InputError, match="other settings is in it: expected batch 256, got 128"):
+            check_settings(tmp_path, {"batch": 128})
+        (tmp_path / name).unlink()
+    (tmp_path / "training.json").unlink()
+    with pytest.raises(InputError, match="expected a new folder"):
+        check_settings(tmp_path, {"batch": 128})
 
 
 def test_a_folder_of_something_else_is_left_alone(data, tmp_path):
