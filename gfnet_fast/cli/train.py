@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,7 +93,7 @@ def train(
         found = train_folder(job, numbers, manner)
     except Interrupted as error:
         stop(f"{error}: a checkpoint is in {output}, and the same command goes on from it", INTERRUPTED)
-    if not quiet and found is not None:
+    if not quiet and os.environ.get("RANK", "0") == "0":  # once, whatever number of processes
         exits, all_steps = found["exits"], 100 * found["exits"]["all_steps"]
         early = f"{100 * exits['accuracy']:.1f} % with early exit in {exits['mean_steps']:.2f} steps"
         typer.echo(f"{output}: {all_steps:.1f} % right after {steps} steps, {early}; {found['count']} images")
