@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
-from torch import Tensor
+from torch import Tensor, nn
 
 from gfnet_fast.checkpoints import load, official_checkpoint
+from gfnet_fast.checkpoints.tensors import differences, require
 from gfnet_fast.config import RELEASED, GFNetConfig
 from gfnet_fast.data.folder import (
     Batch,
@@ -31,7 +32,7 @@ from gfnet_fast.data.folder import (
 )
 from gfnet_fast.errors import InputError, TrainingError
 from gfnet_fast.model.gfnet import GFNet
-from gfnet_fast.training.config import model_config
+from gfnet_fast.training.config import TrainConfig, model_config
 from gfnet_fast.training.distributed import SharedDraws, World, seed_of
 from gfnet_fast.training.evaluate import Scores, find_exits, random_crops, step_scores, summary
 from gfnet_fast.training.job import Job, Manner, plan_stages
@@ -89,9 +90,7 @@ def train_folder(
         config = job.training
         if manner.tensorboard:
             check_tensorboard()
-        if config.batch % (world.size * config.accumulate):
-            many = f"{world.size} processes x {config.accumulate} parts"
-            raise InputError(f"batch: expected a multiple of {many}, got {config.batch}")
+        _check_job(job, world)
         parts = read_parts(job.data, config.heldout, config.validation, config.split_seed)
         if len(parts.train) < config.batch:
             raise InputError(
@@ -99,12 +98,15 @@ def train_folder(
             )
         sizes = (job.patch_size, job.steps, job.image_size)
         network = model_config(job.backbone, *sizes, len(parts.classes), **job.model)
+        _training_reader(network, config)  # fails where timm does not know the augmentation
         model = _build(network, job)
+        check_parts(model, config, world)
         settings = job.settings(parts, model.config)
         check_settings(job.output, settings)
         state = load_checkpoint(job.output)
-        _begin_with(model, job, state)
         numbers = plan_stages(config, stages, state, job.init is not None)
+        if state is None:
+            _begin_with(model, job, parts.classes, numbers)
         world.barrier()
         if world.rank == 0:
             job.output.mkdir(parents=True, exist_ok=True)
@@ -120,6 +122,40 @@ def train_folder(
             return trained.finish()
 
 
+def _check_job(job: Job, world: World) -> None:
+    config = job.training
+    if config.batch % (world.size * config.accumulate):
+        many = f"{world.size} processes x {config.accumulate} parts"
+        raise InputError(f"batch: expected a multiple of {many}, got {config.batch}")
+    if not (config.train_global or job.pretrained or job.init or config.epochs[0]):
+        raise InputError(
+            "train_global: expected weights for the global encoder, which is not trained, got none: give "
+            "--pretrained, stage-0 epochs, or --set train_global=true"
+        )
+    if job.output.resolve().is_relative_to(job.data.resolve()):
+        raise InputError(f"output: expected a folder outside {job.data}, got {job.output}")
+
+
+def check_parts(model: GFNet, config: TrainConfig, world: World) -> None:
+    """Raise InputError where batch norm would see single images."""
+    each = config.batch // (world.size * config.accumulate)
+    if each < 2 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        many = f"{world.size} processes x {config.accumulate} parts"
+        raise InputError(
+            f"batch: expected at least 2 images a part (batch norm), got {config.batch} for {many}"
+        )
+
+
+def _training_reader(network: GFNetConfig, c: TrainConfig) -> TrainingReader:
+    return TrainingReader(network, c.scale, c.flip, c.color_jitter, c.auto_augment, c.erase)
+
+
+def official_form(config: GFNetConfig) -> str:
+    """ "released" for a released network of any number of classes, "training" for all others."""
+    known = [released.replace(macs=None) for released in RELEASED]
+    return "released" if config.replace(classes=1000, macs=None) in known else "training"
+
+
 def _build(config: GFNetConfig, job: Job) -> GFNet:
     torch.manual_seed(job.training.seed)
     model = GFNet(config)
@@ -127,12 +163,19 @@ def _build(config: GFNetConfig, job: Job) -> GFNet:
     return model
 
 
-def _begin_with(model: GFNet, job: Job, state: Mapping[str, Any] | None) -> None:
-    """The weights of a checkpoint, of another model, or the backbone's pretrained ones."""
-    if state is not None:
-        return
+def _begin_with(model: GFNet, job: Job, classes: tuple[str, ...], stages: Sequence[int]) -> None:
+    """The weights of another model, or the backbone's pretrained ones."""
     if job.init is not None:
-        model.load_state_dict(load(job.init, config=None if job.init.is_dir() else model.config).state_dict())
+        init = load(job.init, config=None if job.init.is_dir() else model.config)
+        weights = init.state_dict()
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        require(job.init, differences(weights, shapes))
+        if init.labels not in (None, classes) and not {1, 3} & set(stages):
+            raise InputError(
+                f"{job.init}: expected the classes {list(classes)}, or stage 1 or 3 to learn them, "
+                f"got {list(init.labels or ())}"
+            )
+        model.load_state_dict(weights)
     if job.pretrained:
         load_pretrained(model, job.pretrained)
 
@@ -240,10 +283,9 @@ class Run:
         return Order(rows.unbind(), lambda row: self._seed(epoch, 0, row))
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        c = self.config
-        reader = TrainingReader(self.model.config, c.scale, c.flip, c.color_jitter, c.auto_augment, c.erase)
+        reader = _training_reader(self.model.config, self.config)
         images = FolderImages(self.parts.train, reader, replace=True)
-        self.total = len(self.parts.train) // c.batch
+        self.total = len(self.parts.train) // self.config.batch
         for batch in self._load(images, self._order(epoch)):
             # What a network draws itself (dropout): unlike the actions, each process its own.
             seed = self._seed(epoch, 1, self.at.batch, self.world.rank)
@@ -256,17 +298,24 @@ class Run:
     def _load(self, images: FolderImages, order: Order) -> Iterator[Batch]:
         device = self.world.device
         for batch in load_batches(images, order, self.manner.workers, pin=device.type == "cuda"):
-            for path, why in batch.bad.items():
-                if path not in self.bad:
-                    self.bad[path] = why
-                    self.progress.say(f"skipped: {why}")
-            if len(self.bad) > self.manner.bad_images:
-                names = ", ".join(list(self.bad)[:4])
-                raise InputError(
-                    f"{self.job.data}: expected at most {self.manner.bad_images} unreadable images, "
-                    f"got {len(self.bad)}: {names}"
-                )
+            self._name(batch.bad)
+            self._check_bad()
             yield batch.to(device)
+
+    def _name(self, bad: Mapping[str, str]) -> None:
+        """Say which images could not be read, each once; this process's, or all that others met."""
+        for path, why in bad.items():
+            if path not in self.bad:
+                self.bad[path] = why
+                self.progress.say(f"skipped: {why}")
+
+    def _check_bad(self) -> None:
+        if len(self.bad) > self.manner.bad_images:
+            names = ", ".join(list(self.bad)[:4])
+            raise InputError(
+                f"{self.job.data}: expected at most {self.manner.bad_images} unreadable images, "
+                f"got {len(self.bad)}: {names}"
+            )
 
     def _draws(self, at: Position, rows: slice) -> SharedDraws:
         first = self.world.share(self.config.batch).start
@@ -294,7 +343,8 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint: all that the rest of the run depends on."""
         everyones = self.world.objects((self.bad, self.at.sums.totals, self.at.sums.count))
-        self.bad = {path: why for bad, *_ in everyones for path, why in bad.items()}
+        for bad, *_ in everyones:
+            self._name(bad)
         if self.world.rank:
             return
         stage, at, ema = self.stage, self.at, self.ema
@@ -344,12 +394,10 @@ class Run:
             **summary(model, by_policy),
         }
         if self.world.rank == 0:
-            output, config = self.job.output, model.config
+            output = self.job.output
             model.save_pretrained(output)
             if self.manner.export == "official":
-                known = [(c.name, c.patch_size) for c in RELEASED]
-                form = "released" if (config.name, config.patch_size) in known else "training"
-                official = official_checkpoint(model, form)
+                official = official_checkpoint(model, official_form(model.config))
                 write_whole(output / "official.pth.tar", lambda file: torch.save(official, file))
             write_json(output / "evaluation.json", found)
         return found
@@ -366,5 +414,12 @@ class Run:
                 if len(batch.labels):
                     yield batch.images, batch.labels
 
-        everyones = self.world.objects(step_scores(self.model, batches(), chooser))
-        return Scores(*(torch.cat(values, 1) for values in zip(*everyones, strict=True)))
+        everyones = self.world.objects((step_scores(self.model, batches(), chooser), self.bad))
+        for _, bad in everyones:
+            self._name(bad)
+        self._check_bad()
+        scores = zip(*(scores for scores, _ in everyones), strict=True)
+        found = Scores(*(torch.cat(values, 1) for values in scores))
+        if not found.right.shape[1]:
+            raise InputError(f"{part.root}: expected a readable image, got none of {len(part)}")
+        return found

@@ -12,13 +12,15 @@ import timm
 import torch
 
 from gfnet_fast.checkpoints import load
+from gfnet_fast.config import RELEASED
 from gfnet_fast.data.folder import evaluation_reader, read_parts
 from gfnet_fast.errors import CheckpointError, InputError, TrainingError
 from gfnet_fast.exits import ModelIdentity, calibrate
 from gfnet_fast.model.backbones import build_encoder
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training import folder
-from gfnet_fast.training.config import family_config, model_config
+from gfnet_fast.training.config import TrainConfig, family_config, model_config
+from gfnet_fast.training.distributed import World
 from gfnet_fast.training.folder import train_folder
 from gfnet_fast.training.job import Job, Manner
 from gfnet_fast.training.pretrained import load_pretrained, stride_of
@@ -101,13 +103,29 @@ def test_the_official_export(trained):
 def test_the_official_export_of_a_released_network(tmp_path):
     """Says itself what it is."""
     data, backbone = write_pictures(tmp_path / "images", count=3, classes="ab"), "timm/mobilenetv3_large_100"
-    training = family_config(backbone, epochs=(0, 1, 0, 0), batch=2)
+    training = family_config(backbone, epochs=(0, 1, 0, 0), batch=2, train_global=True)
     job = Job(data, tmp_path / "run", backbone, 96, 3, 224, training, {})
     train_folder(job, manner=replace(QUIET, export="official"))
     official, model = load(tmp_path / "run" / "official.pth.tar"), load(tmp_path / "run")
     assert official.config == model.config
     assert_bit_equal(official.state_dict(), model.state_dict())
     assert torch.equal(official.thresholds, model.thresholds)
+
+
+@pytest.mark.parametrize(
+    ("changes", "form"),
+    [
+        ({}, "released"),
+        ({"classes": 20, "macs": (1, 2, 3, 4, 5)}, "released"),
+        ({"steps": 4}, "training"),
+        ({"image_size": 256}, "training"),
+        ({"patch_size": 64}, "training"),
+        ({"policy_width": 512}, "training"),
+    ],
+    ids=str,
+)
+def test_only_a_released_network_has_the_released_form(changes, form):
+    assert folder.official_form(RELEASED[0].replace(**changes)) == form
 
 
 def test_workers_do_not_change_a_run(trained, data, tmp_path):
@@ -181,6 +199,17 @@ def test_two_processes_are_one(data, whole, tmp_path):
     assert load(output).calibration.count == load(whole).calibration.count
 
 
+def test_batch_norm_takes_no_single_images(data, tmp_path, small):
+    message = r"batch: expected at least 2 images a part \(batch norm\), got 8 for 1 processes x 8 parts"
+    with pytest.raises(InputError, match=message):
+        train(data, tmp_path / "run", accumulate=8)
+    assert not (tmp_path / "run").exists()
+    config, two = TrainConfig(batch=2), World(size=2)
+    with pytest.raises(InputError, match="got 2 for 2 processes x 1 parts"):
+        folder.check_parts(small, config, two)
+    folder.check_parts(GFNet(model_config(CONVNEXT[0], 32, 3, 48, 3, **CONVNEXT[1])), config, two)
+
+
 def test_a_batch_that_cannot_be_divided(data, tmp_path):
     with pytest.raises(InputError, match="accumulate: expected a divisor of batch 8, got 3"):
         train(data, tmp_path / "run", accumulate=3)
@@ -224,6 +253,28 @@ def test_a_model_to_begin_with(data, trained, tmp_path):
     before, after = load(trained[0]).state_dict(), weights(tmp_path / "run")
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"policy"}
+
+
+def test_a_model_of_another_shape(data, trained, tmp_path):
+    job = make_job(data, tmp_path / "run", ("timm/resnet18", {**RESNET[1], "classifier_width": 24}))
+    with pytest.raises(CheckpointError, match=r"classifier.*expected shape \[.*\], got \[.*; and \d more"):
+        train_folder(replace(job, init=trained[0]), manner=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_other_classes(data, trained, tmp_path, monkeypatch):
+    """Only where the classifier is trained."""
+    other = write_pictures(tmp_path / "images", classes="abd")
+    job = replace(make_job(other, tmp_path / "run"), init=trained[0])
+    message = r"run: expected the classes \['a', 'b', 'd'\], or stage 1 or 3.*got \['a', 'b', 'c'\]"
+    with pytest.raises(InputError, match=message):
+        train_folder(job, [0, 2], QUIET)
+    assert not (tmp_path / "run").exists()
+    done = []
+    monkeypatch.setattr(folder.Run, "train", lambda self, number: done.append(number))
+    train_folder(job, [2, 3], QUIET)
+    assert done == [2, 3]
+    assert load(tmp_path / "run").labels == ("a", "b", "d")
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +336,26 @@ def test_strides(args, stride):
 # --- what is refused, and what stops a run ------------------------------------------------------------
 
 
+def test_an_unknown_augmentation_leaves_nothing(data, tmp_path):
+    with pytest.raises(InputError, match="augmentation: expected what timm knows"):
+        train(data, tmp_path / "run", auto_augment="no-such-policy")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_global_encoder_that_nothing_trains(data, tmp_path):
+    """A family whose published recipe freezes it, without weights to begin with."""
+    job = make_job(data, tmp_path / "run", epochs=(0, 1, 0, 0), train_global=False)
+    with pytest.raises(InputError, match=r"train_global: expected weights for the global encoder.*got none"):
+        train_folder(job, manner=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_among_the_images(data):
+    with pytest.raises(InputError, match=r"output: expected a folder outside .*images, got .*run"):
+        train(data, data / "a" / ".." / "run")
+    assert sorted(path.name for path in data.iterdir()) == ["a", "b", "c"]
+
+
 def test_a_patch_size_that_the_stride_does_not_divide(data, tmp_path):
     job = replace(make_job(data, tmp_path / "run"), patch_size=40)
     message = r"patch_size: expected a multiple of timm/resnet18's stride 32 \(32 or 64\), got 40"
@@ -335,6 +406,41 @@ def test_unreadable_images(tmp_path, capfd, monkeypatch):
         train(data, tmp_path / "other", manner=replace(manner, bad_images=1), **settings)
     with pytest.raises(InputError, match="expected at most 0 unreadable images, got 2"):
         train(data, tmp_path / "run", manner=replace(manner, bad_images=0), **settings)
+
+
+@pytest.mark.parametrize("part", ["heldout", "val"])
+def test_a_part_without_a_readable_image(tmp_path, part):
+    data = tmp_path / "images"
+    for name in ("train", "heldout", "val"):
+        write_pictures(data / name, count=2)
+    for path in (data / part).rglob("*.png"):
+        path.write_bytes(b"no picture")
+    manner = replace(QUIET, bad_images=6)
+    with pytest.raises(InputError, match=rf"{part}: expected a readable image, got none of 6$"):
+        train(data, tmp_path / "run", [1], manner, batch=6, epochs=(0, 1, 0, 0))
+
+
+def test_two_processes_name_images_and_results_once(tmp_path):
+    """Of the thresholds' images the second process reads the one that is broken; it says nothing itself."""
+    data, output = tmp_path / "images", tmp_path / "run"
+    for name in ("train", "heldout", "val"):
+        write_pictures(data / name, count=4)
+    broken = [data / "heldout" / "a" / "01.png", data / "train" / "b" / "03.png"]
+    for path in broken:
+        path.write_bytes(b"no picture")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    sizes = ["--backbone", RESNET[0], "--patch-size", "32", "--steps", "3", "--image-size", "48"]
+    model = [part for k, v in RESNET[1].items() for part in ("--set", f"model.{k}={json.dumps(v)}")]
+    command = ["train", "--data", str(data), "--output", str(output), *sizes, *model, "--device", "cpu"]
+    manner = ["--batch", "12", "--set", "epochs=0,1,0,0", "--workers", "0", "--bad-images", "2"]
+    arguments = [sys.executable, *torchrun, "-m", "gfnet_fast.cli", *command, *manner]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("right after 3 steps") == 1
+    for path in broken:
+        assert done.stderr.count(f"skipped: {path}: expected an image") == 1
+    found = json.loads((output / "evaluation.json").read_text())
+    assert found["bad_images"] == [str(path) for path in broken]
 
 
 def test_tensorboard_reads_what_the_metrics_say(trained):
