@@ -26,6 +26,7 @@ _HOME = {
     "Trace": "model.gfnet",
     "load": "checkpoints",
     "Audit": "exits",
+    "AuditWarning": "exits",
     "Budget": "exits",
     "BudgetWarning": "exits",
     "Calibration": "exits",

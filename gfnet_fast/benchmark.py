@@ -10,6 +10,7 @@ Contenders, all on the same model and in turn, round after round:
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -29,17 +30,20 @@ from gfnet_fast.engine.prepare import Prepared, best_time, compiled, compiling
 from gfnet_fast.errors import BudgetError, GFNetError
 from gfnet_fast.evaluation import CHUNK, Array, time_in_turn
 from gfnet_fast.exits import ALWAYS, NEVER, Calibration, device_name, exit_steps
+from gfnet_fast.exits.path import position_of
 from gfnet_fast.exits.rule import Floats
 from gfnet_fast.intervals import wilson
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.macs import static_macs
-from gfnet_fast.tables import Key, merge_rows
+from gfnet_fast.tables import merge_rows
 
-KEY = ("model", "way", "budget_macs", "dtype", "prepared", "batch", "images", "machine")
+RUN = ("model", "machine", "batch", "data")
+"""What rows of one run have in common; a later run takes their place."""
 FIELDS = (
-    *KEY, "default", "accuracy", "accuracy_low", "accuracy_high", "agreement", "mean_macs", "mean_steps",
-    "shares", "images_per_second", "p25_ms", "p50_ms", "p75_ms", "ideal", "rounds", "load", "torch",
-    "version", "commit",
+    "model", "way", "budget_macs", "dtype", "prepared", "batch", "images", "machine", "data", "default",
+    "accuracy", "accuracy_low", "accuracy_high", "agreement", "mean_macs", "mean_steps", "shares",
+    "images_per_second", "p25_ms", "p50_ms", "p75_ms", "ideal", "rounds", "load", "torch", "version",
+    "commit",
 )  # fmt: skip
 GATE = 0.999
 """Share of the images whose class and exit step have to be those of the trace, in float32."""
@@ -145,6 +149,7 @@ def run_benchmark(
     glance, focus = np.median(times[:, -2:], axis=0) / (passes * largest)
     about = {
         "model": model.config.name, "batch": options.batch, "machine": device_name(model.device),
+        "data": hashlib.sha256(images.cpu().contiguous().numpy().tobytes()).hexdigest()[:12],
         "rounds": options.rounds, "load": _load(), "torch": torch.__version__, "version": __version__,
         "commit": _commit(),
     }  # fmt: skip
@@ -165,13 +170,13 @@ def _contenders(
 ) -> tuple[list[Contender], Engine]:
     """All contenders, and the engine whose arithmetic is the ideal: float32, folded."""
     assert calibration.mean_macs is not None
-    last = len(calibration.thresholds) - 1
-    places = np.append(np.linspace(0, last, options.budgets + 1)[:-1], calibration.default_row)
+    macs, rows = calibration.mean_macs, np.arange(len(calibration.thresholds))
+    wanted = np.linspace(macs[0], macs[-1], options.budgets + 1)[:-1]
+    places = np.append([position_of(macs, value) for value in wanted], calibration.default_row)
     budgets: dict[float | None, Floats] = {
-        float(np.interp(place, np.arange(last + 1), calibration.mean_macs)): calibration.at(place)
-        for place in np.unique(places)
+        float(np.interp(place, rows, macs)): calibration.at(place) for place in np.unique(places)
     }
-    own = float(calibration.mean_macs[calibration.default_row])
+    own = float(macs[calibration.default_row])
     buckets = sorted({1, max(1, options.batch // 8), options.batch})
     forms = ["folded", "compiled"] if options.compile else ["folded"]
     few = images[: options.baseline_images]
@@ -371,10 +376,10 @@ def _commit() -> str:
 
 
 def merge_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows into a table in :data:`FIELDS`; those with the same :data:`KEY` are replaced."""
-    merge_rows(path, KEY, FIELDS, rows, _order)
+    """Write a run's rows into a table in :data:`FIELDS`, in place of an earlier run's on the same data."""
+    merge_rows(path, RUN, FIELDS, rows, _order)
 
 
-def _order(key: Key) -> tuple[Any, ...]:
-    model, way, budget, *rest = key
-    return model, way, float(budget or "inf"), *rest
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    budget = float(row["budget_macs"] or "inf")
+    return *(str(row[name]) for name in (*RUN, "way", "dtype", "prepared")), budget

@@ -37,7 +37,7 @@ class Steps(NamedTuple):
 
     confidences : float32 ``[T, N]``, largest softmax probability
     correct : bool ``[T, N]``
-    data_hash : str, SHA-256 of the preprocessed images and their labels, in order
+    data_hash : str, SHA-256 of the preprocessed images and their labels, in whatever order
     """
 
     confidences: Floats
@@ -62,12 +62,12 @@ def trace_steps(
     InputError
         On an image that cannot be used.
     """
-    digest = hashlib.sha256()
+    digests: list[bytes] = []
     confidences, correct = [], []
     for chunk in chunks(rows):
         images, labels = data.images(chunk), data.labels[list(chunk)]
-        digest.update(images.contiguous().numpy().tobytes())
-        digest.update(labels.numpy().tobytes())
+        for image, label in zip(images.contiguous().numpy(), labels.numpy(), strict=True):
+            digests.append(hashlib.sha256(image.tobytes() + label.tobytes()).digest())
         logits = model.trace(model.normalise(images.to(model.device))).logits
         probabilities = logits.softmax(-1).cpu()
         confidences.append(check_confidences(probabilities.amax(-1)))
@@ -75,7 +75,8 @@ def trace_steps(
         progress(len(chunk))
     if not confidences:
         raise BudgetError("images: expected at least one, got none")
-    return Steps(np.concatenate(confidences, 1), np.concatenate(correct, 1), digest.hexdigest())
+    found = hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+    return Steps(np.concatenate(confidences, 1), np.concatenate(correct, 1), found)
 
 
 class MeasuredCosts(NamedTuple):

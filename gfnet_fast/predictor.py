@@ -10,13 +10,14 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gfnet_fast._scheduler import Mode
+from gfnet_fast.auditing import Auditing
 from gfnet_fast.checkpoints import load
 from gfnet_fast.checkpoints.files import check_device
 from gfnet_fast.decoding import Decoded
@@ -25,12 +26,13 @@ from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.loop import FAR
 from gfnet_fast.engine.prepare import check_dtype
 from gfnet_fast.errors import BudgetError, DeviceError, InputError
-from gfnet_fast.exits import Budget, resolve
+from gfnet_fast.exits import Audit, Budget, BudgetWarning, resolve
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.results import Prediction, Result
 from gfnet_fast.sources import Source, check_batch, is_one, read_image
 
 BATCH = {"cpu": 64, "cuda": 128}
+NOT_COPIED = ("_engines", "_idle", "_lock", "_auditing")
 COMPILE_AFTER = 60.0  # seconds of work; compiling a ResNet-50 for three batch sizes takes half a minute
 DTYPES = {
     "auto": torch.float32,
@@ -38,6 +40,14 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+class UnderWay(NamedTuple):
+    """A source whose result is awaited: what was wrong with it, or its image where it is audited."""
+
+    name: str
+    error: Exception | None = None
+    audited: Tensor | None = None
 
 
 class Predictor:
@@ -69,6 +79,9 @@ class Predictor:
         Milliseconds that an image may take, from when the engine takes it in. What has not left by then
         leaves with its newest prediction; an image that has none is an error in its place. Not with
         ``mode="latency"``.
+    audit : Audit, optional
+        A random share of the images takes all steps as well, a batch of them at a time, and the audit warns
+        (AuditWarning) when early exits change more classes than it allows. One audit, one predictor.
 
     Notes
     -----
@@ -87,6 +100,7 @@ class Predictor:
         batch: int | None = None,
         mode: Literal["throughput", "latency"] = "throughput",
         deadline_ms: float | None = None,
+        audit: Audit | None = None,
     ) -> None:
         if not isinstance(model, GFNet):
             raise InputError(f"model: expected a GFNet, got {type(model).__name__}; see gfnet_fast.load")
@@ -102,6 +116,8 @@ class Predictor:
             raise InputError(
                 f"deadline_ms: expected a time above 0, and mode 'throughput', got {deadline_ms}, {mode!r}"
             )
+        if audit is not None and not isinstance(audit, Audit):
+            raise InputError(f"audit: expected an Audit or None, got {audit!r}")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = check_device(device)
@@ -112,6 +128,7 @@ class Predictor:
         self.batch = int(batch or BATCH.get(self.device.type, 64))
         self.dtype = _dtype(dtype, self.device)
         self.compile, self.mode, self.deadline_ms = compile, mode, deadline_ms
+        self.audit = audit
         self._images = 0
         self._forget_engines()
         self.budget = budget
@@ -120,10 +137,11 @@ class Predictor:
         self._engines: list[Engine] = []
         self._idle: list[Engine] = []
         self._lock = threading.Lock()  # over the lists, and over who sets thresholds last
+        self._auditing = None if self.audit is None else Auditing(self.audit, self.model, self.batch)
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the engines, which a copy builds for itself."""
-        return {k: v for k, v in vars(self).items() if k not in ("_engines", "_idle", "_lock")}
+        return {k: v for k, v in vars(self).items() if k not in NOT_COPIED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -146,12 +164,34 @@ class Predictor:
                 raise BudgetError(f"budget: expected a Budget or None, got {budget!r}")
             row = resolve(budget, self.config.steps, self.model.calibration, device=str(self.device))
             thresholds = torch.from_numpy(row)
+            if budget.latency_ms is not None:
+                self._compare_settings()
         else:
             thresholds = self.model.default_thresholds()
         with self._lock:
             self._thresholds, self._budget = thresholds.cpu(), budget
             for engine in self._engines:
                 engine.thresholds = self._thresholds
+
+    def _compare_settings(self) -> None:
+        """Warn where the costs were measured with other settings than these."""
+        assert self.model.calibration is not None
+        assert self.model.calibration.cost is not None
+        measured = self.model.calibration.cost.settings
+        mine = {"dtype": str(self.dtype).removeprefix("torch."), "batch": self.batch}
+        if self.compile != "auto":
+            mine["compile"] = self.compile
+        others = [
+            f"{name} {measured[name]} (here {value})"
+            for name, value in mine.items()
+            if name in measured and measured[name] != value
+        ]
+        if others:
+            warnings.warn(
+                f"latency_ms: the costs were measured with {', '.join(others)}; the budget may be missed",
+                BudgetWarning,
+                stacklevel=4,
+            )
 
     @property
     def thresholds(self) -> Tensor:
@@ -175,9 +215,15 @@ class Predictor:
             Where images could not be computed (memory ran out, say); it holds the others' predictions.
         """
         check_batch(images, self.config.image_size, self.device)
+        chosen = [] if self._auditing is None else self._auditing.choose(len(images)).nonzero()[0].tolist()
         with self._engine(len(images)) as engine:
             self._images += len(images)
-            return engine.predict(images)
+            prediction = engine.predict(images)
+        if self._auditing is not None:
+            for row, class_id in zip(chosen, prediction.class_id[chosen].tolist(), strict=True):
+                self._auditing.left(images[row], class_id)
+            self._auditing.finish()
+        return prediction
 
     @contextmanager
     def _engine(self, images: int = 0) -> Iterator[Engine]:
@@ -259,11 +305,14 @@ class Predictor:
         return self._stream(source, on_error == "raise")
 
     def _stream(self, source: Source | Iterable[Source], strict: bool) -> Iterator[Result]:
-        line: deque[tuple[str, Exception | None]] = deque()  # what is under way, in order
-        with Decoded(source, self._read, ahead=1 if self.mode == "latency" else 2 * self.batch) as decoded:
+        line: deque[UnderWay] = deque()
+        with (
+            self._to_the_end(),
+            Decoded(source, self._read, ahead=1 if self.mode == "latency" else 2 * self.batch) as decoded,
+        ):
             for name, image in decoded:
                 if isinstance(image, Exception):
-                    line.append((name, image))
+                    line.append(UnderWay(name, image))
                     yield from self._failed(line, strict)
                     continue
                 decoded.put_back(name, image)
@@ -272,18 +321,27 @@ class Predictor:
                     with closing(answers):  # before somebody else gets the engine
                         for answer in answers:
                             yield from self._failed(line, strict)
-                            name, _ = line.popleft()
+                            name, _, audited = line.popleft()
+                            if audited is not None and self._auditing is not None:
+                                self._auditing.left(audited, answer.class_id)
                             yield self._result(name, answer, strict)
                 yield from self._failed(line, strict)
 
+    @contextmanager
+    def _to_the_end(self) -> Iterator[None]:
+        """Audited images that have left by the end of a stream are run to theirs."""
+        yield
+        if self._auditing is not None:
+            self._auditing.finish()
+
     def _feed(
-        self, decoded: Decoded, engine: Engine, line: deque[tuple[str, Exception | None]], strict: bool
+        self, decoded: Decoded, engine: Engine, line: deque[UnderWay], strict: bool
     ) -> Iterator[Tensor]:
         """Images for one engine: up to the first float where bytes came before, or a reason to compile."""
         floats = False
         for count, (name, image) in enumerate(decoded):
             if isinstance(image, Exception):
-                line.append((name, image))
+                line.append(UnderWay(name, image))
                 # Errors wait for the images before them: before there are too many, let those out.
                 if strict or not isinstance(image, InputError) or len(line) > engine.capacity:
                     return
@@ -293,18 +351,20 @@ class Predictor:
             if count and ((image.is_floating_point() and not floats) or self._should_compile(engine)):
                 decoded.put_back(name, image)
                 return
-            line.append((name, None))
             self._images += 1
             floats = floats or image.is_floating_point()
             image = image.to(self.device, non_blocking=True)
-            yield self.model.normalise(image[None])[0] if floats and not image.is_floating_point() else image
+            if floats and not image.is_floating_point():
+                image = self.model.normalise(image[None])[0]
+            chosen = self._auditing is not None and self._auditing.choose(1)[0]
+            line.append(UnderWay(name, audited=image if chosen else None))
+            yield image
 
     @staticmethod
-    def _failed(line: deque[tuple[str, Exception | None]], strict: bool) -> Iterator[Result]:
+    def _failed(line: deque[UnderWay], strict: bool) -> Iterator[Result]:
         """Results of the sources at the head of the line that could not be used."""
-        while line and line[0][1] is not None:
-            name, error = line.popleft()
-            assert error is not None
+        while line and (error := line[0].error) is not None:
+            name = line.popleft().name
             if strict or not isinstance(error, InputError):
                 raise error
             yield Result(name, error=str(error))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gfnet_fast import tables
 from gfnet_fast.errors import GFNetError, InputError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ Row = Mapping[str, Any]
 
 BENCH = ("model", "way", "images_per_second", "mean_macs", "accuracy")
 TRAINING = ("stage", "epoch")
-SECTION = ("model", "machine", "batch")
+SECTION = ("model", "machine", "batch", "data")
 INK, FAINT, RULE = "#1f2328", "#656d76", "#d0d7de"
 COLOURS = {"engine": "#0969da", "eager": "#bc4c00", "official": "#57606a", "static": "#8250df"}
 STEPS = ("#b6d7ff", "#6cb0ff", "#218bff", "#0550ae", "#032563")
@@ -43,18 +44,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
     Raises InputError on another file, and on rows of neither kind.
     """
+    if path.suffix.lower() not in (".csv", ".jsonl"):
+        raise InputError(f"{path}: expected a .csv or .jsonl file, got {path.suffix or 'no suffix'}")
+    if not path.is_file():
+        raise InputError(f"{path}: expected a file, got none of that name")
     if path.suffix.lower() == ".csv":
-        from gfnet_fast.tables import read_rows
-
-        rows = read_rows(path)
-    elif path.suffix.lower() == ".jsonl":
+        rows = tables.read_rows(path)
+    else:
         try:
-            text = path.read_text(encoding="utf-8") if path.exists() else ""
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
         except ValueError as error:
             raise InputError(f"{path}: expected a JSON object a line, got {error}") from None
-    else:
-        raise InputError(f"{path}: expected a .csv or .jsonl file, got {path.suffix or 'no suffix'}")
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not any(set(kind) <= set(row) for kind in (BENCH, TRAINING)):
             expected = f"columns {', '.join(BENCH)} of a benchmark, or {' and '.join(TRAINING)} of training"
@@ -67,12 +67,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def write_report(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
     """Write the page; it appears whole or not at all. See :func:`draw_report`."""
     path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: expected a folder that exists to write into, got {path.parent}")
+    check_page(path)
     text = draw_report(rows)
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
+
+
+def check_page(path: Path) -> None:
+    """Raise InputError where no page can be written."""
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: expected a folder that exists to write into, got {path.parent}")
+    if path.is_dir():
+        raise InputError(f"{path}: expected a file to write, got a folder")
 
 
 def check_drawing() -> None:
@@ -179,13 +186,15 @@ def _histogram(rows: Sequence[Row]) -> str:
     engine.sort(key=lambda row: float(row["mean_macs"]))
     figure, (axes,) = _figure(NARROW)
     shares = [[100 * float(share) for share in str(row["shares"]).split("/")] for row in engine]
-    names = [f"{float(row['mean_macs']) / 1e6:.1f}{' *' if row.get('default') else ''}" for row in engine]
+    names = [f"{float(row['mean_macs']) / 1e6:.3g}{' *' if row.get('default') else ''}" for row in engine]
+    places = range(len(engine))  # names may be equal
     bottom = [0.0] * len(shares)
     for step in range(len(shares[0]) if shares else 0):
         heights = [row[step] for row in shares]
         colour = _step_colour(step, len(shares[0]))
-        axes.bar(names, heights, bottom=bottom, color=colour, edgecolor="white", label=f"step {step + 1}")
+        axes.bar(places, heights, bottom=bottom, color=colour, edgecolor="white", label=f"step {step + 1}")
         bottom = [base + height for base, height in zip(bottom, heights, strict=True)]
+    axes.set_xticks(places, names)
     axes.set_xlabel(f"{MACS}, millions (*: the model's default)")
     axes.set_ylabel("% of the images")
     axes.grid(visible=False, axis="x")

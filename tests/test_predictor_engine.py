@@ -396,3 +396,36 @@ def test_an_engine_with_an_open_stream_refuses_other_work(model, frames):
     assert torch.equal(engine.thresholds, row), "what is refused changes nothing"
     stream.close()
     assert len(engine.predict(images).class_id) == len(images)
+
+
+def test_audited_images_take_all_steps_as_well(model, frames, exact):
+    """All of them here; the loss is another class after all steps than at the exit."""
+    images = batch_of(model, frames)
+    final = model.trace(model.normalise(images)).logits[-1].argmax(-1).tolist()
+    losses = sum(label != last for (label, _), last in zip(exact, final, strict=True))
+    assert 0 < losses < len(frames)
+    floats = model.normalise(images).numpy()
+    mixed = [floats[k] if k % 3 else frames[k] for k in range(len(frames))]
+    for source in (frames, mixed, images, images.permute(0, 3, 1, 2)):
+        audit = gf.Audit(0.999, share=1.0)
+        predictor = predictor_of(model, audit=audit)
+        if torch.is_tensor(source):
+            predictor.predict_batch(source)
+        else:
+            assert found(predictor.stream(source)) == exact
+        assert (audit.count, audit.losses) == (len(frames), losses)
+    some = gf.Audit(0.999, share=0.3)
+    twin = gf.Audit(0.999, share=0.3)
+    predictor_of(model, audit=some).predict_batch(images)
+    assert some.count == twin.choose(len(frames)).sum()
+
+
+def test_an_audit_warns_and_a_copy_has_its_own(model, frames):
+    predictor = predictor_of(model, audit=gf.Audit(1e-4, share=1.0), budget=gf.Budget(max_steps=1))
+    copied = pickle.loads(pickle.dumps(predictor))
+    with pytest.warns(gf.AuditWarning, match="drifted past 0.0001"):
+        list(predictor.stream(frames))
+    assert predictor.audit.alarmed
+    assert (copied.audit.count, copied.audit.alarmed) == (0, False)
+    with pytest.raises(gf.InputError, match="audit: expected an Audit or None, got 0.01"):
+        predictor_of(model, audit=0.01)

@@ -10,7 +10,6 @@ import typer
 
 from gfnet_fast.cli.app import app, model_path
 from gfnet_fast.cli.calibrate import DATA_HELP, plain_table, wide_console
-from gfnet_fast.errors import InputError
 
 
 @app.command()
@@ -21,7 +20,7 @@ def bench(
     data: Annotated[str, typer.Option("--data", help=DATA_HELP)] = "digits",
     html: Annotated[Path | None, typer.Option(help="A page with curves, which needs matplotlib.")] = None,
     csv: Annotated[
-        Path | None, typer.Option(help="A table; rows of the same contenders are replaced.")
+        Path | None, typer.Option(help="A table; rows of an earlier run on the same images are replaced.")
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="At most so many, at random.")] = 2000,
     budgets: Annotated[
@@ -46,20 +45,21 @@ def bench(
     This engine, per-batch boolean indexing, all steps, the official way and the backbone on full images: one
     process, in turn, round after round, after a check that the answers are those of the plain model.
     """
-    for path in (html, csv):
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"{path}: expected a folder that exists to write into, got {path.parent}")
     import torch
 
-    from gfnet_fast.benchmark import Options, merge_csv, run_benchmark
+    from gfnet_fast.benchmark import FIELDS, Options, merge_csv, run_benchmark
     from gfnet_fast.checkpoints import load
     from gfnet_fast.data.labelled import open_labelled
     from gfnet_fast.evaluation import chunks, shuffled
     from gfnet_fast.predictor import Predictor
-    from gfnet_fast.report import check_drawing, write_report
+    from gfnet_fast.report import check_drawing, check_page, write_report
+    from gfnet_fast.tables import check_table
 
     if html is not None:
+        check_page(html)
         check_drawing()
+    if csv is not None:
+        check_table(csv, FIELDS)
 
     def say(text: str) -> None:
         if not quiet:

@@ -63,7 +63,7 @@ def calibrate(
 
     from gfnet_fast.checkpoints import load, save
     from gfnet_fast.data.labelled import open_labelled
-    from gfnet_fast.evaluation import BATCHES, measure_costs, run_length, shuffled, trace_steps
+    from gfnet_fast.evaluation import BATCHES, chunks, measure_costs, run_length, shuffled, trace_steps
     from gfnet_fast.exits import ModelIdentity, save_calibration
     from gfnet_fast.exits import calibrate as search
     from gfnet_fast.predictor import Predictor
@@ -91,7 +91,7 @@ def calibrate(
     if time:
         wanted = time_images or BATCHES * predictor.batch
         sample = [*kept, *searched][:wanted]
-        pixels = torch.cat([labelled.images([row]) for row in sample]).to(predictor.device)
+        pixels = torch.cat([labelled.images(part) for part in chunks(sample)]).to(predictor.device)
         runs = (2 * network.config.steps + 3) * (rounds + 1)
         with progress("timing", runs * run_length(predictor, len(sample)), quiet) as done:
             costs = measure_costs(predictor, pixels, calibration, rounds=rounds, progress=done)

@@ -41,6 +41,12 @@ def predict(
     deadline_ms: Annotated[
         float | None, typer.Option(help="An image leaves with its newest prediction after this time.")
     ] = None,
+    audit: Annotated[
+        float | None,
+        typer.Option(
+            help="Run one in a hundred images to the end, and warn if more than this share of them change."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or, on a GPU, float16.")] = "auto",
     compile: Annotated[str, typer.Option(help="auto (long jobs), always or never.")] = "auto",
@@ -56,8 +62,10 @@ def predict(
     if output is not None and any(output.resolve() == Path(source).resolve() for source in sources):
         raise typer.BadParameter(f"output: expected another file than the images, got {output}")
     budget = _budget(thresholds, macs, latency_ms, max_steps)
+    from gfnet_fast.exits import Audit
     from gfnet_fast.predictor import Predictor
 
+    watch = None if audit is None else Audit(audit)
     predictor = Predictor.from_pretrained(
         model_path(model),
         device=device,
@@ -66,6 +74,7 @@ def predict(
         compile=compile,
         batch=batch,
         deadline_ms=deadline_ms,
+        audit=watch,
     )
     results = _progress(predictor.stream(sources, on_error="return"), quiet)
     failed = total = 0
@@ -82,6 +91,8 @@ def predict(
     finally:
         if output:
             out.close()
+    if watch is not None:
+        print(f"audit: {watch.losses:.0f} of {watch.count} images changed their class", file=sys.stderr)
     if failed:
         print(f"{failed} of {total} inputs failed", file=sys.stderr)
         raise typer.Exit(SOME_FAILED)

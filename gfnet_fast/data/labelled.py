@@ -34,8 +34,8 @@ class Labelled(Protocol):
 class LabelledFolder:
     """The images below a folder, in class folders, with the preprocessing of the official evaluation.
 
-    Class folders that are all named as the model's labels have those classes. Otherwise there are as many
-    folders as classes, and the classes go by the sorted names.
+    Class folders that are all named as the model's labels have those classes. Where none is, there are as
+    many folders as classes, and the classes go by the sorted names.
 
     Parameters
     ----------
@@ -64,8 +64,13 @@ class LabelledFolder:
         if not folders:
             raise InputError(f"{root}: expected a folder with a folder of images for each class, got none")
         found = [path.name for path in folders]
-        if names is not None and set(found) <= set(names) and len(set(names)) == len(names):
-            classes = [list(names).index(name) for name in found]
+        labels_of = list(names or ())
+        strange = sorted(set(found) - set(labels_of))
+        if labels_of and not strange and len(set(labels_of)) == len(labels_of):
+            classes = [labels_of.index(name) for name in found]
+        elif strange and len(strange) < len(found):  # one name misspelt would give others' classes to many
+            expected = "folders that are all named as the model's labels, or none"
+            raise InputError(f"{root}: expected {expected}, got {', '.join(strange)} beside others that are")
         elif len(found) == config.classes:
             classes = list(range(config.classes))
         else:

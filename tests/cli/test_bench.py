@@ -88,10 +88,12 @@ def test_a_table_keeps_other_contenders_rows(rows, tmp_path):
     merge_csv(path, [{**row, "machine": "another"} for row in rows])
     merge_csv(path, rows)
     assert len(read_rows(path)) == 2 * len(rows)
-    merge_csv(path, [{**row, "accuracy": "1.000"} for row in rows])
+    merge_csv(path, [{**row, "data": "others"} for row in rows])
+    assert len(read_rows(path)) == 3 * len(rows)
+    merge_csv(path, [{**row, "accuracy": "1.000"} for row in rows[1:]])  # a later run, of fewer contenders
     table = read_rows(path)
-    assert len(table) == 2 * len(rows)
-    assert sum(row["accuracy"] == "1.000" for row in table) == len(rows)
+    assert len(table) == 3 * len(rows) - 1
+    assert sum(row["accuracy"] == "1.000" for row in table) == len(rows) - 1
     assert path.read_text().splitlines()[0] == ",".join(FIELDS)
 
 
@@ -115,5 +117,13 @@ def test_what_cannot_be_measured_is_refused(capsys, tmp_path):
     assert (done.status, "make some with `gfnet-fast calibrate`" in done.err) == (1, True), done.err
     done = run(capsys, "bench", tmp_path / "model", *data, "--html", tmp_path / "no" / "page.html")
     assert (done.status, "expected a folder that exists" in done.err) == (1, True)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    for option, path, message in (
+        ("--csv", tmp_path / "other.csv", "expected a table of model, way"),
+        ("--csv", tmp_path, "expected a table, got"),
+        ("--html", tmp_path, "expected a file to write, got a folder"),
+    ):
+        done = run(capsys, "bench", tmp_path / "model", *data, option, path)
+        assert (done.status, message in done.err) == (1, True), done.err
     with pytest.raises(gf.BudgetError, match="expected thresholds and their mean costs"):
         run_benchmark(tiny_model(), random_images(4, 80), LABELS[:4])

@@ -12,7 +12,15 @@ import gfnet_fast as gf
 from gfnet_fast import evaluation
 from gfnet_fast.data.labelled import LabelledFolder
 from gfnet_fast.evaluation import BATCHES, in_step, measure_costs, shuffled, trace_steps
-from gfnet_fast.exits import Budget, ModelIdentity, calibrate, device_name, exit_steps, load_calibration
+from gfnet_fast.exits import (
+    Budget,
+    BudgetWarning,
+    ModelIdentity,
+    calibrate,
+    device_name,
+    exit_steps,
+    load_calibration,
+)
 from tests.conftest import random_images, tiny_model
 
 NAMES = [f"class {letter}" for letter in "abcdefg"]
@@ -47,10 +55,9 @@ def test_thresholds_are_those_of_the_search_on_these_images(capsys, model, folde
     np.testing.assert_allclose(made.thresholds, mine.thresholds, atol=1e-5)
     assert (made.count, made.source, made.notes) == (208, "joint", mine.notes)
     assert any("over the official one" in note for note in made.notes)
-    digest = hashlib.sha256()
-    for at in range(0, 208, 64):
-        digest.update(images[at : at + 64].numpy().tobytes() + labels[at : at + 64].numpy().tobytes())
-    assert made.data_hash == digest.hexdigest()
+    pairs = zip(images.numpy(), labels.numpy(), strict=True)
+    digests = sorted(hashlib.sha256(image.tobytes() + label.tobytes()).digest() for image, label in pairs)
+    assert made.data_hash == hashlib.sha256(b"".join(digests)).hexdigest()
     assert "on 52 images held out" in done.out
     assert "over the official search" in done.out
 
@@ -85,6 +92,8 @@ def test_measured_costs_make_budgets_in_time(capsys, model, folder):
     predictor.budget = Budget(latency_ms=(low + high) / 2)
     with pytest.raises(gf.BudgetError, match="latency_ms: expected"):
         predictor.budget = Budget(latency_ms=2 * high)
+    with pytest.warns(BudgetWarning, match=r"measured with batch \d+ \(here 5\); the budget may be missed"):
+        gf.Predictor(predictor.model, batch=5).budget = Budget(latency_ms=(low + high) / 2)
     assert "ms realised" in done.out
     run(capsys, "calibrate", model, "--data", folder, "--images", 40)
     assert load_calibration(model / "thresholds.json").cost == cost
@@ -138,6 +147,15 @@ def test_a_slow_round_and_a_slow_run_drop_out():
     times = np.outer([1.0, 1.2, 1.4, 1.6, 1.8], [1.0, 2.0, 3.0])
     times[0, 0] *= 3
     np.testing.assert_allclose(in_step(times) / in_step(times)[0], [1, 2, 3])
+
+
+def test_a_folder_whose_name_is_misspelt_does_not_move_the_others(folder):
+    config = tiny_model().config
+    assert LabelledFolder(folder, config, NAMES[::-1]).labels.tolist()[0] == 6
+    assert LabelledFolder(folder, config, [*"tuvwxyz"]).labels.tolist()[0] == 0
+    message = "expected folders that are all named as the model's labels, or none, got class g beside"
+    with pytest.raises(gf.InputError, match=message):
+        LabelledFolder(folder, config, [*NAMES[:-1], "class of g"])
 
 
 def test_what_cannot_be_calibrated_on_is_refused(capsys, model, folder, tmp_path):

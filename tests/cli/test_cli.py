@@ -60,7 +60,8 @@ def test_a_deadline_that_nobody_meets_fails_image_by_image(model, folder):  # no
 
 
 def test_a_table_is_aligned(model, folder):  # noqa: F811
-    done = run("predict", folder, "--model", model)
+    done = run("predict", folder, "--model", model, "--audit", 0.5)
+    assert "images changed their class" in done.stderr
     head, *lines = done.stdout.splitlines()
     assert head.split() == ["class", "confidence", "step", "M", "macs", "source"]
     assert len(lines) == 11
