@@ -157,6 +157,7 @@ def refine(rows: Floats, confidences: Floats, costs: NDArray[np.float64], points
     for _ in range(2):
         means = np.maximum.accumulate(curve(confidences, _along(levels, places, ordered))[0] @ costs)
         places = np.interp(np.linspace(means[0], means[-1], points), means, places)
+        places[0] = 0  # of equal means interp takes the last, which is past the first row
     refined = _along(levels, places, ordered)
     least = np.append(ordered[:-1, 0], ALWAYS)
     refined = np.concatenate([refined[:1], np.maximum(np.concatenate([least[None], refined[1:]]), least)])

@@ -101,6 +101,25 @@ def test_too_few_images_get_the_official_shares_and_a_note():
     assert is_nested(one.thresholds)
 
 
+@pytest.mark.parametrize("steps", [3, 4, 5])
+@pytest.mark.parametrize("count", [20, 199, 200, 300, 3000])
+def test_a_calibrated_path_is_nested_from_everybody_exits_to_nobody(count, steps):
+    cases = [(2, "least"), (1, None), (0, None), (3, "most")]
+    for seed, tied in cases[: {200: 2, 300: 1, 3000: 1}.get(count)]:
+        task = make_task(count, steps, seed)
+        levels = task.confidences
+        if tied == "least":
+            levels = np.maximum(levels, np.quantile(levels, 0.15, axis=1, keepdims=True))
+        elif tied == "most":
+            levels = np.minimum(levels, np.quantile(levels, 0.8, axis=1, keepdims=True))
+        model = ModelIdentity("m", 96, steps, tuple(task.costs))
+        made = calibrate(model, levels.astype(np.float32), task.correct)
+        assert made.nested
+        assert (made.thresholds[0, :-1] == 0).all()
+        assert (made.thresholds[-1, :-1] == np.float32(1e8)).all()
+        np.testing.assert_allclose(made.mean_macs[[0, -1]], task.costs[[0, -1]])
+
+
 def test_ties_are_noted():
     task = make_task(1000, seed=0)
     coarse = np.round(task.confidences * 4) / 4
