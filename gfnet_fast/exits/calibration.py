@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gfnet_fast.errors import BudgetError
 from gfnet_fast.exits.budget import Budget, resolve
 from gfnet_fast.exits.identity import CostTable, ModelIdentity, device_name
-from gfnet_fast.exits.official import check_correct, thresholds_for_shares
+from gfnet_fast.exits.official import check_correct, wanted_counts
 from gfnet_fast.exits.path import (
     between,
     capped_shares,
@@ -25,7 +25,7 @@ from gfnet_fast.exits.path import (
     refine,
     thinned,
 )
-from gfnet_fast.exits.rule import BudgetWarning, Floats, cap_steps, check_confidences
+from gfnet_fast.exits.rule import ALWAYS, NEVER, BudgetWarning, Floats, cap_steps, check_confidences
 
 POINTS = 257
 """Rows of a path that is made from held-out data."""
@@ -260,7 +260,31 @@ class Calibration:
                 raise BudgetError(
                     "shares: no held-out confidences; use `gfnet-fast calibrate`, or give thresholds"
                 )
-            return cap_steps(thresholds_for_shares(self.sample, budget.shares), budget.max_steps)
+            return self._for_shares(self.sample, budget.shares, budget.max_steps)
         if budget.target in ("macs", "latency_ms"):
             return cap_steps(self.at(self.position(budget, device=device)), budget.max_steps)
         return resolve(budget, steps, self)
+
+    def _for_shares(self, sample: Floats, shares: tuple[float, ...], max_steps: int | None) -> Floats:
+        """Thresholds that come nearest to shares; where too few images are left at a step, all leave there.
+
+        The official search turns such an exit off instead. BudgetWarning where the sample's shares are
+        others than asked for.
+        """
+        steps, count = sample.shape
+        row = np.full(steps, NEVER, np.float32)
+        row[-1] = ALWAYS
+        staying = np.arange(count)
+        for k, wanted in enumerate(wanted_counts(shares, steps, count)[:-1]):
+            here = sample[k, staying]
+            if leaving := min(int(wanted), len(here)):
+                row[k] = np.partition(here, len(here) - leaving)[len(here) - leaving]
+                staying = staying[here < row[k]]
+        row = cap_steps(row, max_steps)
+        asked = capped_shares(np.array([shares], np.float64), max_steps)[0]
+        realised = curve(sample, row[None])[0][0]
+        dropped = (asked > 0) & (realised == 0)
+        if dropped.any() or np.abs(realised - asked).max() > max(0.01, 2 / count):
+            wanted_text, text = (", ".join(f"{share:.3g}" for share in each) for each in (asked, realised))
+            warnings.warn(f"shares: asked for {wanted_text}; realised {text}", BudgetWarning, 4)
+        return row

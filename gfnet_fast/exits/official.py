@@ -47,11 +47,16 @@ def check_shares(values: Any, steps: int) -> Floats:
     return array
 
 
+def wanted_counts(shares: Any, steps: int, count: int) -> NDArray[np.int64]:
+    """How many of `count` images should exit at each step, rounded down in float32: -> int64 ``[T]``."""
+    return np.floor(np.float32(count) * check_shares(shares, steps)).astype(np.int64)
+
+
 def thresholds_for_shares(confidences: Any, shares: Any) -> Floats:
     """:func:`find_thresholds` on confidences: float ``[T, N]``, float ``[T]`` -> float32 ``[T]``."""
     levels = check_confidences(confidences)
     steps, count = levels.shape
-    wanted = np.floor(np.float32(count) * check_shares(shares, steps)).astype(np.int64)
+    wanted = wanted_counts(shares, steps, count)
     thresholds = np.full(steps, NEVER, np.float32)
     staying = np.arange(count)
     for k in range(steps - 1):

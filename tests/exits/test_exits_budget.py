@@ -114,6 +114,28 @@ def test_requested_shares_are_realised(calibration):
         calibration.resolve(Budget(shares=(0.5, 0.5)))
 
 
+def test_shares_that_cannot_be_met_turn_no_exit_off_and_are_said():
+    levels = np.stack([np.linspace(0, 1.25, 1000).clip(0, 1)] + [np.linspace(0, 0.9, 1000)] * 3)
+    path = Calibration.from_confidences(ModelIdentity("m", 8, 4, (1, 2, 3, 4)), [[0.5] * 3 + [-1e8]], levels)
+
+    def realised(shares, **more):
+        row = path.resolve(Budget(shares=shares, **more))
+        return row, np.bincount(exit_steps(levels, row), minlength=5)[1:] / 1000
+
+    with pytest.warns(BudgetWarning, match=r"asked for 0.1, 0.9, 0, 0; realised 0.2, 0.8, 0, 0"):
+        row, found = realised((0.1, 0.9, 0, 0))
+    np.testing.assert_allclose(found, [0.2, 0.8, 0, 0])
+    assert row[2] == np.float32(1e8)
+    with pytest.warns(BudgetWarning, match=r"asked for 0.1, 0.9, 0, 0; realised 0.2, 0.8, 0, 0"):
+        realised((0.1, 0.2, 0.3, 0.4), max_steps=2)
+    with pytest.warns(BudgetWarning, match=r"asked for 0.5, 0.0005, 0.5, 0; realised 0.5, 0, 0.499, 0.001"):
+        realised((0.5, 0.0005, 0.4995, 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_allclose(realised((0.4, 0.3, 0.2, 0.1))[1], [0.4, 0.3, 0.2, 0.1], atol=2e-3)
+        realised((0.4, 0.6, 0, 0))
+
+
 def test_the_joint_path_is_nested_and_ends_at_the_ends(calibration):
     assert calibration.nested
     assert (np.diff(calibration.mean_macs) >= -1e-3).all()
