@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfnet_fast.errors import BudgetError
-from gfnet_fast.exits.rule import as_array
+from gfnet_fast.exits.rule import as_array, as_numbers, check_fraction
 
 RATIOS = (1.25, 1.5, 2.0, 4.0)
 """Alternatives: mean losses of so many epsilon."""
@@ -54,8 +54,8 @@ class Audit:
 
     def __init__(self, epsilon: float, delta: float = 0.05, *, share: float = 0.01, seed: int = 0) -> None:
         for name, value in (("epsilon", epsilon), ("delta", delta), ("share", share)):
-            if not (0 < value < 1 or (name == "share" and value == 1)):
-                raise BudgetError(f"{name}: expected a number between 0 and 1, got {value}")
+            if name != "share" or value != 1:
+                check_fraction(name, value)
         self.epsilon, self.delta, self.share = epsilon, delta, share
         self._rng = np.random.default_rng(seed)
         alternatives = np.minimum(np.array(RATIOS) * epsilon, (1 + epsilon) / 2)
@@ -80,16 +80,20 @@ class Audit:
         Returns whether the alarm is on.
         """
         early, late = as_array(exits), as_array(finals)
-        losses = early != late
-        if labels is not None:
-            losses = losses & (late == as_array(labels))
+        truth = late if labels is None else as_array(labels)
+        if not early.shape == late.shape == truth.shape:
+            sizes = ", ".join(str(list(array.shape)) for array in (early, late, truth))
+            raise BudgetError(
+                f"observe: expected as many classes at the exit as after all steps, got {sizes}"
+            )
+        losses = (early != late) & (late == truth)
         return self.observe_losses(losses)
 
     def observe_losses(self, losses: Any) -> bool:
         """The losses of audited images, in order: numbers in 0..1, ``[n]`` -> whether the alarm is on."""
-        values = np.atleast_1d(as_array(losses)).astype(np.float64)
-        if not ((values >= 0) & (values <= 1)).all():
-            raise BudgetError("losses: expected numbers in 0..1")
+        values = np.atleast_1d(as_numbers("losses", losses))
+        if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+            raise BudgetError("losses: expected numbers in 0..1, one an image")
         for loss in values:
             self.count += 1
             weight = _remaining(self.count - 1) - _remaining(self.count)

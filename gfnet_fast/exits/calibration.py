@@ -16,7 +16,6 @@ from gfnet_fast.exits.official import check_correct, wanted_counts
 from gfnet_fast.exits.path import (
     between,
     capped_shares,
-    check_path,
     curve,
     ends,
     in_order,
@@ -25,7 +24,15 @@ from gfnet_fast.exits.path import (
     refine,
     thinned,
 )
-from gfnet_fast.exits.rule import ALWAYS, NEVER, BudgetWarning, Floats, cap_steps, check_confidences
+from gfnet_fast.exits.rule import (
+    ALWAYS,
+    NEVER,
+    BudgetWarning,
+    Floats,
+    cap_steps,
+    check_confidences,
+    check_path,
+)
 
 POINTS = 257
 """Rows of a path that is made from held-out data."""
@@ -182,7 +189,7 @@ class Calibration:
         return replace(self, cost=cost)
 
     def check_model(self, model: ModelIdentity) -> None:
-        """Raise BudgetError unless this is the calibration of `model`."""
+        """Raise BudgetError unless this is the calibration of `model`; its weights are not compared."""
         for name in ("name", "patch_size", "steps", "macs"):
             mine, other = getattr(self.model, name), getattr(model, name)
             if mine != other:
@@ -201,6 +208,9 @@ class Calibration:
         max_steps : int, optional
             With nobody taking more steps than these.
         """
+        if target not in ("macs", "latency_ms"):
+            raise BudgetError(f"costs: expected 'macs' or 'latency_ms', got {target!r}")
+        cap_steps(self.thresholds[0], max_steps)
         if target == "latency_ms":
             if self.cost is None:
                 raise BudgetError(f"latency_ms: expected measured costs, got none; {MEASURE}")
@@ -229,20 +239,30 @@ class Calibration:
 
         Raises BudgetError, with the range there is, where it cannot be. Where a group of images with
         equal confidence makes the mean cost jump over the budget, BudgetWarning says so, and the place
-        just below the jump comes back.
+        just below the jump comes back. BudgetWarning also where a table whose shares are not known has
+        no row of its own to one side of the budget.
         """
         if budget.target not in ("macs", "latency_ms"):
             raise BudgetError(f"position: expected a budget in macs or latency_ms, got {budget}")
         wanted = float(getattr(budget, budget.target))
-        cap_steps(self.thresholds[0], budget.max_steps)
         costs = self.costs(budget.target, device=device, max_steps=budget.max_steps)
         if not costs.min() * (1 - 1e-9) <= wanted <= costs.max() * (1 + 1e-9):
-            span = f"{costs.min():.6g} (all exit at the glance) to {costs.max():.6g} (nobody exits early)"
+            cap = budget.max_steps or self.model.steps
+            dearest = "nobody exits early" if cap == self.model.steps else f"all take max_steps={cap}"
+            span = f"{costs.min():.6g} (all exit at the glance) to {costs.max():.6g} ({dearest})"
             raise BudgetError(f"{budget.target}: expected {span}, got {wanted:.6g}")
         place = position_of(costs, wanted)
         low, high = costs[int(place)], costs[int(np.ceil(place))]
-        fineness = max(1 / POINTS, self.model.steps / max(self.count, 1))
-        if self.shares is not None and high - low > 3 * fineness * (costs.max() - costs.min()):
+        if self.shares is None:
+            if 0 < place < 1 or len(costs) - 2 < place < len(costs) - 1:
+                span = f"between {low:.6g} and {high:.6g} this table says nothing"
+                text = f"{budget.target}: {span}, and {wanted:.6g} may be missed; use `gfnet-fast calibrate`"
+                warnings.warn(text, BudgetWarning, 3)
+            return place
+        count = self.count or POINTS
+        fineness = max(1 / POINTS, self.model.steps / count)
+        limit = min(3 * fineness, max(0.25, 2 / count))  # one image alone moves the mean by about 1 / count
+        if high - low > limit * (costs.max() - costs.min()):
             span = f"no thresholds between mean costs {low:.6g} and {high:.6g}, where confidences tie"
             warnings.warn(f"{budget.target}: {span}; {low:.6g} is used for {wanted:.6g}", BudgetWarning, 3)
             return float(int(place))

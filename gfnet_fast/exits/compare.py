@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from gfnet_fast.errors import BudgetError
 from gfnet_fast.exits.official import check_correct, check_costs
-from gfnet_fast.exits.path import check_path
-from gfnet_fast.exits.rule import Floats, _steps, as_array, check_confidences
+from gfnet_fast.exits.rule import Floats, _steps, as_array, check_confidences, check_path
 
 Array = NDArray[np.float64]
 BLOCK = 50

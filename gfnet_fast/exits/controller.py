@@ -85,10 +85,17 @@ class Controller:
             raise BudgetError(f"controller: expected one of {', '.join(given)}, got {list(named) or 'none'}")
         ((name, value),) = named.items()
         for key, number in (("gain", gain), ("max_step", max_step), ("tolerance", tolerance), (name, value)):
-            if not (math.isfinite(number) and number > 0 and (key in given or number <= 1)):
-                raise BudgetError(
-                    f"{key}: expected a number above 0{'' if key in given else ' up to 1'}, got {number}"
-                )
+            most = math.inf if key in given else 1
+            if not (isinstance(number, (int, float, np.number)) and 0 < number <= most and number < math.inf):
+                wanted = f"a number above 0{'' if key in given else ' up to 1'}"
+                raise BudgetError(f"{key}: expected {wanted}, got {number!r}")
+        for key, count, least in (("lag", lag, 0), ("min_images", min_images, 1)):
+            if not (isinstance(count, (int, np.integer)) and count >= least):
+                raise BudgetError(f"{key}: expected a whole number of at least {least}, got {count!r}")
+        if calibration.shares is None:
+            raise BudgetError(
+                "controller: expected known shares, got a table without; use `gfnet-fast calibrate`"
+            )
         if not calibration.nested:
             raise BudgetError("controller: expected a nested path; calibrate with the joint search")
         self.calibration, self.max_steps = calibration, max_steps

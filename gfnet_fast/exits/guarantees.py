@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from gfnet_fast.errors import BudgetError
 from gfnet_fast.exits.calibration import Calibration
 from gfnet_fast.exits.official import check_correct
-from gfnet_fast.exits.path import check_path, curve, ends
-from gfnet_fast.exits.rule import Floats, as_array, check_confidences
+from gfnet_fast.exits.path import curve, ends
+from gfnet_fast.exits.rule import Floats, as_array, as_numbers, check_confidences, check_fraction, check_path
 
 Array = NDArray[np.float64]
 
@@ -29,7 +29,10 @@ def harm(correct: Any) -> NDArray[np.bool_]:
     Its mean is at least the accuracy that early exits cost, since images that only the early step gets
     right do not count in their favour.
     """
-    right = check_correct(correct, as_array(correct).shape)
+    right = as_array(correct)
+    if right.ndim != 2 or 0 in right.shape:
+        raise BudgetError(f"correct: expected shape [T, N], got {list(right.shape)}")
+    right = check_correct(right, right.shape)
     return right[-1] & ~right
 
 
@@ -39,6 +42,8 @@ def disagreement(predictions: Any) -> NDArray[np.bool_]:
     It needs no labels, and is at least :func:`harm`, whatever the labels are.
     """
     classes = as_array(predictions)
+    if classes.ndim != 2 or 0 in classes.shape:
+        raise BudgetError(f"predictions: expected shape [T, N], got {list(classes.shape)}")
     return classes != classes[-1]
 
 
@@ -122,7 +127,7 @@ def certify(
     nothing cheaper is certified (as row R where the path itself does not end there).
 
     The guarantee holds for a path and a network that were fixed before these images were seen: they must
-    be neither training images nor those the path was found on.
+    be neither training images nor those the path was found on. Nothing here can tell that they are.
 
     Parameters
     ----------
@@ -133,7 +138,8 @@ def certify(
         or any other.
     epsilon, delta : float, between 0 and 1
     data_hash : str, optional
-        Where given, it must not be the calibration's own.
+        Where given, it must not be the calibration's own. So the very set that the path was found on is
+        caught, in any order; a part of it, or a set that shares images with it, is not.
 
     Raises
     ------
@@ -141,19 +147,17 @@ def certify(
         On values out of range, and on the data that the path was found on.
     """
     for name, value in (("epsilon", epsilon), ("delta", delta)):
-        if not 0 < value < 1:
-            raise BudgetError(f"{name}: expected a number between 0 and 1, got {value}")
+        check_fraction(name, value)
     if isinstance(path, Calibration):
         if data_hash and data_hash == path.data_hash:
             raise BudgetError("certify: expected other images than those the path was found on, got the same")
         path = path.thresholds
     levels = check_confidences(confidences)
-    cost = as_array(losses)
-    if cost.shape != levels.shape:
+    values = as_numbers("losses", losses)
+    if values.shape != levels.shape:
         raise BudgetError(
-            f"losses: expected {list(levels.shape)}, as the confidences, got {list(cost.shape)}"
+            f"losses: expected {list(levels.shape)}, as the confidences, got {list(values.shape)}"
         )
-    values = cost.astype(np.float64)
     if not ((values >= 0) & (values <= 1)).all() or values[-1].any():
         raise BudgetError("losses: expected numbers in 0..1, and 0 at the last step")
     rows = check_path(path, len(levels))

@@ -13,7 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from gfnet_fast.errors import BudgetError
-from gfnet_fast.exits.rule import ALWAYS, NEVER, Floats, _steps, as_array, check_confidences, check_thresholds
+from gfnet_fast.exits.rule import (
+    ALWAYS,
+    NEVER,
+    Floats,
+    _steps,
+    as_array,
+    as_numbers,
+    check_confidences,
+    check_path,
+)
 
 BUDGETS = 39
 
@@ -139,7 +148,7 @@ def evaluate_rows(confidences: Any, correct: Any, thresholds: Any, costs: Any) -
     steps, count = levels.shape
     right = check_correct(correct, levels.shape)
     price = check_costs(costs, steps)
-    rows = np.stack([check_thresholds(row, steps) for row in as_array(thresholds)])
+    rows = check_path(thresholds, steps)
     exits = np.stack([_steps(levels, row) for row in rows])
     hits = [int(np.count_nonzero(np.take_along_axis(right, row[None] - 1, axis=0))) for row in exits]
     counts = np.stack([np.bincount(row, minlength=steps + 1)[1:] for row in exits])
@@ -174,7 +183,7 @@ def check_correct(values: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
 
 def check_costs(values: Any, steps: int) -> NDArray[np.float64]:
     """Costs of exiting at step 1..T, checked: increasing numbers ``[T]`` above 0; else BudgetError."""
-    array = as_array(values).astype(np.float64)
+    array = as_numbers("costs", values)
     if array.shape != (steps,) or not (
         np.isfinite(array).all() and array[0] > 0 and (np.diff(array) > 0).all()
     ):

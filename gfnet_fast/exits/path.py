@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gfnet_fast.errors import BudgetError
-from gfnet_fast.exits.rule import ALWAYS, NEVER, Floats, _steps, as_array, check_thresholds
+from gfnet_fast.exits.rule import ALWAYS, NEVER, Floats, _steps
 
 ABOVE_ONE = float(np.nextafter(np.float32(1), np.float32(2)))
 """The least float32 that no confidence reaches: where interpolation puts ``NEVER``."""
@@ -21,14 +20,6 @@ ABOVE_ONE = float(np.nextafter(np.float32(1), np.float32(2)))
 
 SAMPLE = 4096
 """Images whose confidences are kept with a calibration, to meet budgets in shares."""
-
-
-def check_path(rows: Any, steps: int) -> Floats:
-    """A table of thresholds, checked row by row: ``[R >= 1, T]`` -> float32 ``[R, T]``; else BudgetError."""
-    table = as_array(rows)
-    if table.ndim != 2 or not len(table):
-        raise BudgetError(f"thresholds: expected a table [R >= 1, {steps}], got shape {list(table.shape)}")
-    return np.stack([check_thresholds(row, steps) for row in table])
 
 
 def ends(steps: int) -> Floats:

@@ -27,10 +27,25 @@ Floats = NDArray[np.float32]
 
 
 def as_array(values: Any) -> NDArray[Any]:
-    """A numpy view of an array, a sequence, or a tensor on any device."""
+    """A numpy view of an array, a sequence, or a tensor on any device; of bfloat16, a float32 copy."""
     if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        values = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
     return np.asarray(values)
+
+
+def as_numbers(name: str, values: Any) -> NDArray[np.float64]:
+    """:func:`as_array` in float64; BudgetError, with `name`, on what is not numbers."""
+    try:
+        return as_array(values).astype(np.float64)
+    except (TypeError, ValueError):
+        raise BudgetError(f"{name}: expected numbers, got {type(values).__name__}") from None
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Raise BudgetError unless a value is a number between 0 and 1."""
+    if not (isinstance(value, (int, float, np.number)) and 0 < value < 1):
+        raise BudgetError(f"{name}: expected a number between 0 and 1, got {value!r}")
 
 
 def check_thresholds(values: Any, steps: int) -> Floats:
@@ -58,6 +73,14 @@ def check_thresholds(values: Any, steps: int) -> Floats:
         )
     array[-1] = ALWAYS
     return array
+
+
+def check_path(rows: Any, steps: int) -> Floats:
+    """A table of thresholds, checked row by row: ``[R >= 1, T]`` -> float32 ``[R, T]``; else BudgetError."""
+    table = as_numbers("thresholds", rows)
+    if table.ndim != 2 or not len(table):
+        raise BudgetError(f"thresholds: expected a table [R >= 1, {steps}], got shape {list(table.shape)}")
+    return np.stack([check_thresholds(row, steps) for row in table])
 
 
 def check_confidences(values: Any, steps: int | None = None) -> Floats:
@@ -93,9 +116,9 @@ def exit_steps(confidences: Any, thresholds: Any) -> NDArray[np.int64]:
     ``thresholds = [.5, .9, -1e8]`` it is ``[1, 3]``.
     """
     levels = check_confidences(confidences)
-    rows = as_array(thresholds)
+    rows = as_numbers("thresholds", thresholds)
     if rows.ndim == 2:
-        return np.stack([_steps(levels, check_thresholds(row, len(levels))) for row in rows]).astype(np.int64)
+        return np.stack([_steps(levels, row) for row in check_path(rows, len(levels))]).astype(np.int64)
     return _steps(levels, check_thresholds(rows, len(levels))).astype(np.int64)
 
 
@@ -113,7 +136,9 @@ def cap_steps(thresholds: Any, max_steps: int | None) -> Floats:
     array = np.array(as_array(thresholds), np.float32)
     if max_steps is None:
         return array
-    if not 1 <= max_steps <= len(array):
-        raise BudgetError(f"max_steps: expected 1 to {len(array)}, the steps of this model, got {max_steps}")
+    if not isinstance(max_steps, (int, np.integer)) or not 1 <= max_steps <= len(array):
+        raise BudgetError(
+            f"max_steps: expected 1 to {len(array)}, the steps of this model, got {max_steps!r}"
+        )
     array[max_steps - 1 :] = ALWAYS
     return array

@@ -102,7 +102,7 @@ def test_requested_multiply_adds_are_realised_under_a_cap_of_steps(calibration):
         row = calibration.resolve(Budget(macs=wanted, max_steps=3))
         assert exit_steps(TASK.confidences, row).max() <= 3
         assert abs(exit_shares(TASK, row) @ TASK.costs / wanted - 1) < 0.003
-    with pytest.raises(BudgetError, match="expected 7"):
+    with pytest.raises(BudgetError, match=r"expected 7.6e\+08 .* to 2.374e\+09 \(all take max_steps=3\)"):
         calibration.resolve(Budget(macs=TASK.costs[3], max_steps=3))
 
 
@@ -157,6 +157,14 @@ def test_budgets_out_of_range_say_the_range(calibration):
             calibration.resolve(Budget(latency_ms=milliseconds), device="cpu: test")
 
 
+def test_costs_are_asked_for_by_name_and_steps_there_are(calibration):
+    for steps in (0, 9, 1.5):
+        with pytest.raises(BudgetError, match="max_steps: expected 1 to 5"):
+            calibration.costs(max_steps=steps)
+    with pytest.raises(BudgetError, match="'foo'"):
+        calibration.costs("foo")
+
+
 def test_time_needs_the_costs_of_this_device(calibration, official):
     with pytest.raises(BudgetError, match="got none; use `gfnet-fast calibrate --time`"):
         official.resolve(Budget(latency_ms=2), device="cpu: test")
@@ -196,6 +204,31 @@ def test_ties_are_reported_and_never_overshoot():
         path.resolve(Budget(macs=4 / 3))
 
 
+def test_ties_are_reported_however_few_the_images():
+    levels = np.float32([[0.2, 0.2, 0.2, 0.9], *[[0.5] * 4] * 4])
+    path = Calibration.from_confidences(MODEL, [[0.6] * 4 + [-1e8]], levels)
+    with pytest.warns(BudgetWarning, match="tie"):
+        path.resolve(Budget(macs=1.2e9))
+
+
+def test_without_ties_few_images_are_no_reason_to_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seed, count in enumerate((3, 5, 8, 12, 20, 50)):
+            task = make_task(count, seed=seed)
+            made = calibrate(MODEL, task.confidences, task.correct)
+            for macs in np.linspace(*MODEL.macs[:: MODEL.steps - 1], 20):
+                made.resolve(Budget(macs=macs))
+
+
+@pytest.mark.parametrize(("count", "error"), [(100, 0.04), (1000, 0.004)])
+def test_how_well_budgets_are_met_on_the_images_of_the_calibration(count, error):
+    task = make_task(count, seed=4)
+    made = calibrate(MODEL, task.confidences, task.correct)
+    for macs in np.linspace(*MODEL.macs[:: MODEL.steps - 1], 30):
+        assert abs(exit_shares(task, made.resolve(Budget(macs=macs))) @ TASK.costs / macs - 1) < error
+
+
 def test_an_official_table_with_its_curve_meets_budgets_at_its_rows():
     rows = np.stack([thresholds_for_shares(TASK.confidences, row) for row in official_shares(5)])
     means = curve(TASK.confidences, rows)[0] @ TASK.costs
@@ -203,6 +236,13 @@ def test_an_official_table_with_its_curve_meets_budgets_at_its_rows():
     assert path.thresholds.shape == (41, 5)
     np.testing.assert_allclose(path.resolve(Budget(macs=means[20])), rows[20], rtol=1e-5)
     np.testing.assert_array_equal(path.resolve(Budget(macs=MODEL.macs[-1])), np.float32([1e8] * 4 + [-1e8]))
+    for macs in (means.min() - 1e6, means.max() + 1e8):
+        with pytest.warns(BudgetWarning, match=r"between .* this table says nothing.*gfnet-fast calibrate"):
+            path.resolve(Budget(macs=macs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for macs in (*MODEL.macs[:: MODEL.steps - 1], *means, 0.4 * means[20] + 0.6 * means[21]):
+            path.resolve(Budget(macs=macs))
     with pytest.raises(BudgetError, match="are not known"):
         path.with_cost(CostTable("cpu: test", MS)).resolve(Budget(latency_ms=2), device="cpu: test")
     with pytest.raises(BudgetError, match="no held-out confidences"):

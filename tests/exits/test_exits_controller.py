@@ -118,6 +118,9 @@ def test_the_controller_refuses_what_does_not_fit(calibration):
         ({"latency_ms": 9}, "expected a target in"), ({"macs": 1e6}, "expected a target in"),
         ({"latency_ms": math.nan}, "latency_ms"), ({"macs": 1e9, "gain": 0}, "gain"),
         ({"macs": 1e9, "max_step": 2}, "max_step"),
+        ({"macs": "much"}, "macs"), ({"macs": 1e9, "max_steps": 99}, "max_steps: expected 1 to 5"),
+        ({"macs": 1e9, "lag": -5}, "lag: .* at least 0"), ({"macs": 1e9, "lag": 1.5}, "lag"),
+        ({"macs": 1e9, "min_images": 0}, "min_images: .* at least 1"),
         ({"latency_ms": 2, "device": "cuda"}, "measured on 'cuda'"),
     ):  # fmt: skip
         with pytest.raises(BudgetError, match=message):
@@ -126,6 +129,10 @@ def test_the_controller_refuses_what_does_not_fit(calibration):
     crooked = Calibration(calibration.model, np.float32(rows), shares=np.full((2, 5), 0.2))
     with pytest.raises(BudgetError, match="nested"):
         Controller(crooked, macs=1e9)
+    table = Calibration.from_table(calibration.model, [[0.9] * 4 + [-1e8]], [2e9])
+    with pytest.raises(BudgetError, match="known shares"):
+        Controller(table, macs=2e9)
     controller = Controller(calibration, macs=1e9)
+    assert not controller.observe(0.0, 0)
     with pytest.raises(BudgetError, match="observe"):
         controller.observe(math.nan, 4)

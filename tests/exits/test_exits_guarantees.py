@@ -115,6 +115,13 @@ def test_disagreement_is_at_least_harm():
     assert not disagreement(task.predictions)[-1].any()
 
 
+@pytest.mark.parametrize("values", [[0, 1, 1], 1, np.zeros((3, 0)), np.zeros((2, 2, 2))])
+def test_losses_of_exits_need_steps_and_images(values):
+    for loss in (harm, disagreement):
+        with pytest.raises(BudgetError, match=r"\[T, N\]"):
+            loss(values)
+
+
 def test_certify_refuses_what_does_not_fit():
     task = make_task(100, steps=4, seed=1)
     losses = harm(task.correct)
@@ -160,5 +167,12 @@ def test_the_audit_warns_once_and_resets():
     for bad in ((0, 0.05, 0.1), (0.1, 1, 0.1), (0.1, 0.1, 0)):
         with pytest.raises(BudgetError):
             Audit(bad[0], bad[1], share=bad[2])
-    with pytest.raises(BudgetError, match=r"0\.\.1"):
-        audit.observe_losses([2])
+    for bad in ("a", None, math.nan):
+        with pytest.raises(BudgetError, match="epsilon: expected a number between 0 and 1"):
+            Audit(bad)
+    for bad in ([2], [[0, 1]], "a"):
+        with pytest.raises(BudgetError, match="losses: expected numbers"):
+            audit.observe_losses(bad)
+    for classes in (([1], np.arange(5)), ([1, 2], [1, 2], [1])):
+        with pytest.raises(BudgetError, match="as many classes"):
+            audit.observe(*classes)

@@ -50,6 +50,20 @@ def test_tensors_give_tensors_with_the_same_numbers(fixture):
     assert torch.equal(tensor, torch.from_numpy(array))
 
 
+def test_tensors_in_half_precision_are_taken():
+    probabilities = torch.rand(3, 50, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for half in (probabilities, probabilities.half()):
+        found = find_thresholds(half, [0.3, 0.3, 0.4])
+        assert torch.equal(found, find_thresholds(half.float(), [0.3, 0.3, 0.4]))
+
+
+def test_exit_steps_need_thresholds(fixture):
+    confidences = fixture["test_probabilities"].max(axis=2)
+    for bad in (np.zeros((0, len(confidences))), "high", None, 0.5):
+        with pytest.raises(BudgetError, match="thresholds"):
+            exit_steps(confidences, bad)
+
+
 def test_exit_steps_are_those_of_a_plain_loop(fixture):
     confidences = fixture["test_probabilities"].max(axis=2)
     steps = exit_steps(confidences, fixture["thresholds"])
@@ -130,6 +144,11 @@ def test_a_last_threshold_that_all_reach_takes_its_agreed_form():
         ({"labels": [0, 1]}, "expected 4 whole numbers"),
         ({"labels": [0.0, 1.0, 1.0, 0.0]}, "whole numbers"),
         ({"thresholds": [[0.5, -1e8]]}, "expected 3 numbers"),
+        ({"thresholds": []}, "expected a table"),
+        ({"thresholds": 0.5}, "expected a table"),
+        ({"thresholds": None}, "expected a table"),
+        ({"thresholds": [[0.5, 0.5, -1e8], [0.5]]}, "expected numbers"),
+        ({"costs": "abc"}, "expected numbers"),
         ({"costs": [1, 2]}, "expected 3 increasing"),
         ({"costs": [1, 3, 2]}, "expected 3 increasing"),
         ({"costs": [1, 2, math.nan]}, "expected 3 increasing"),
