@@ -38,7 +38,10 @@ def _processor() -> str:
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """The model a calibration belongs to; `macs` are the multiply-adds of exiting at step 1..T."""
+    """The model a calibration belongs to; `macs` are the multiply-adds of exiting at step 1..T.
+
+    It says nothing of the weights: those of another training under one configuration are the same model here.
+    """
 
     name: str
     patch_size: int

@@ -90,7 +90,8 @@ def joint_search(confidences: Any, correct: Any, costs: Any, *, splits: int = 4,
     grid = np.linspace(0, 1, GRID)
     notes = remarks(levels)
     if count < MIN_IMAGES:
-        notes += (f"{count} images, fewer than {MIN_IMAGES}: the official shares, without a search",)
+        few = f"{count} images, fewer than {MIN_IMAGES}: the official shares, without a search"
+        notes += (f"{few}; even on these images budgets may be missed by {400 / count:.0f} %",)
         rows = rows_of(_rising(official_levels(levels, price, grid)), np.sort(levels, axis=1))
         return JointPath(rows, grid, np.full(GRID, np.nan), np.zeros(GRID), np.nan, np.nan, notes)
 

@@ -95,7 +95,7 @@ def test_too_few_images_get_the_official_shares_and_a_note():
     found = joint_search(few.confidences, few.correct, few.costs)
     assert (found.mix == 0).all()
     assert np.isnan(found.accuracy).all()
-    assert any("fewer than 200" in note for note in found.notes)
+    assert any("fewer than 200" in note and "missed by 10 %" in note for note in found.notes)
     assert any("rounds to no image" in note for note in found.notes)
     one = joint_search(few.confidences[:, :1], few.correct[:, :1], few.costs)
     assert is_nested(one.thresholds)
