@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfnet_fast.errors import BudgetError
-from gfnet_fast.exits.rule import as_array
+from gfnet_fast.exits.rule import as_numbers
 
 
 def fit_costs(shares: Any, milliseconds: Any) -> tuple[NDArray[np.float64], float]:
@@ -34,7 +34,7 @@ def fit_costs(shares: Any, milliseconds: Any) -> tuple[NDArray[np.float64], floa
     BudgetError
         On shapes that do not fit, fewer runs than steps, or times that are not above 0.
     """
-    runs, times = as_array(shares).astype(np.float64), as_array(milliseconds).astype(np.float64)
+    runs, times = as_numbers("shares", shares), as_numbers("milliseconds", milliseconds)
     if runs.ndim != 2 or len(runs) < runs.shape[1] or times.shape != (len(runs),):
         expected = "shares [M >= T, T] and milliseconds [M]"
         raise BudgetError(f"fit_costs: expected {expected}, got {list(runs.shape)} and {list(times.shape)}")

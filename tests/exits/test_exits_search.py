@@ -204,3 +204,5 @@ def test_costs_are_found_from_runs():
     for bad in ((shares[:3], noisy[:3]), (shares, -noisy), (shares * 2, noisy), (shares, noisy[:3])):
         with pytest.raises(BudgetError, match="fit_costs"):
             fit_costs(*bad)
+    with pytest.raises(BudgetError, match="milliseconds: expected numbers"):
+        fit_costs(shares, "abc")
