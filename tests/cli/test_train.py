@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,23 +70,31 @@ def test_one_command_then_predict(data, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_can_be_gone_on_from(data, tmp_path, number):
-    """The workers get it too, as from a terminal or a scheduler; they leave with the run."""
+    """The workers get it too, as from a terminal or a scheduler; they leave with the run.
+
+    In twelve batches an epoch, of which workers read four ahead: they are needed after the signal.
+    """
     output = tmp_path / "run"
-    command = arguments(data, output, "--workers", 2, settings=["epochs=0,2000,1,1"])
+    command = arguments(data, output, "--batch", 2, "--workers", 2, settings=["epochs=0,2000,1,1"])
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, start_new_session=True, **pipes)
     limit = time.monotonic() + 120
-    while not (output / "metrics.jsonl").exists() and time.monotonic() < limit:
-        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while time.monotonic() < limit:
+        if (output / "metrics.jsonl").exists() and len(children.read_text().split()) == 2:
+            break
+        time.sleep(0.02)
     os.killpg(process.pid, number)
     out, errors = process.communicate(timeout=120)
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
     assert process.returncode == 130, errors
     assert out == ""
-    assert re.search(r"interrupted in stage 1, epoch \d+ of 2000, after batch \d: a checkpoint is in", errors)
+    assert re.search(
+        r"interrupted in stage 1, epoch \d+ of 2000, after batch \d+: a checkpoint is in", errors
+    )
     state = torch.load(output / "checkpoint.pt", weights_only=True)
-    said = re.search(r"epoch (\d+) of 2000, after batch (\d)", errors)
+    said = re.search(r"epoch (\d+) of 2000, after batch (\d+)", errors)
     assert (state["epoch"] + 1, state["batch"]) == tuple(map(int, said.groups()))
 
 
