@@ -1,9 +1,10 @@
 """Time the engine against what it replaces: python bench/engine.py [--config NAME] [--images N] [--write].
 
 One process, one set of images, one model (random weights of the conformance fixtures). The gate comes first:
-in float32 the engine's class and exit step equal those of the trace for 98 % of the images (thresholds lie
-midway between two images' confidences, which are the nearer the more images there are, and rounding
-differs). Then all contenders are timed in turn, round after round, so that a busy moment hits them alike.
+in float32 the engine's class and exit step equal those of the trace for 98 % of the images. (A crop's place
+that lies within rounding of a whole pixel falls on the next one, and on random images one pixel's shift is
+another image.) Then all contenders are timed in turn, round after round, so that a busy moment hits them
+alike.
 
     engine       this engine, throughput mode          eager      per-batch boolean indexing, plain torch
     official     crops one by one, two host reads a    always-T   this engine without an exit
