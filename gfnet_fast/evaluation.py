@@ -25,7 +25,6 @@ from gfnet_fast.predictor import Predictor
 CHUNK = 64
 BATCHES = 64
 """How many of its largest batches a timed run is long: its padded end is then about two percent of it."""
-ROUNDS = 5
 
 Array = NDArray[np.float64]
 Progress = Callable[[int], object]
@@ -100,7 +99,7 @@ def measure_costs(
     calibration: Calibration,
     *,
     runs: int | None = None,
-    rounds: int = ROUNDS,
+    rounds: int = 5,
     progress: Progress = lambda done: None,
 ) -> MeasuredCosts:
     """Milliseconds of exiting at step 1..T, from runs at budgets along the path, round after round.
