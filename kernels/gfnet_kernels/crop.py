@@ -137,12 +137,16 @@ def _crop_values(
         if min(numbers) >= 0 and max(numbers[::2]) <= limits[0] and max(numbers[1::2]) <= limits[1]:
             return
     rows = (slots >= 0).nonzero()[:, 0]
-    slots = slots.index_select(0, rows)
-    origins = origins.index_select(0, slots if by_slot else rows)
+    if len(rows) < len(slots):
+        slots = slots.index_select(0, rows)
+    if by_slot or len(rows) < len(origins):
+        origins = origins.index_select(0, slots if by_slot else rows)
     if table is None:
         room = torch.tensor(limits, device=slots.device).expand(len(slots), 2)
     else:
         room = images.index_select(0, slots)[:, 1:3] - size
+    if bool(((origins >= 0) & (origins <= room)).all()):
+        return
     small = (room < 0).any(1).nonzero()
     if len(small):
         expect(False, "size", f"at most the image's {(room[small[0, 0]] + size).tolist()}", size)

@@ -99,6 +99,8 @@ def _first_largest(values: Tensor) -> Tensor:
     rows, columns = values.shape
     width = _block_width(columns)
     across = columns // width
+    if across == 1:
+        return values.argmax(1)
     blocks = values.reshape(-1, width)
     block = blocks.amax(1).view(rows, across).argmax(1)
     return blocks.index_select(0, steps(rows, across) + block).argmax(1).add_(block, alpha=width)

@@ -71,12 +71,13 @@ def flatten(images: Tensor, table: torch.dtype | None, slots: Tensor) -> Flat:
 def batches(flat: Flat, rows: Tensor | None, keys: slice, values: int) -> Iterator[tuple[Rows, Rows]]:
     """Blocks of live rows that agree in fields[:, keys]: their place among the rows, and in the output."""
     count, step = len(flat.start), max(1, BLOCK // values)
-    if flat.fields is None:
+    keyed = None if flat.fields is None else flat.fields[:, keys]
+    if keyed is None or bool(keyed.eq(keyed[0]).all()):
         for first in range(0, count, step):
             block = slice(first, min(first + step, count))
             yield block, block if rows is None else rows[block]
         return
-    _, group = torch.unique(flat.fields[:, keys], dim=0, return_inverse=True)
+    _, group = torch.unique(keyed, dim=0, return_inverse=True)
     order = group.argsort(stable=True)
     for members in order.split(group.bincount().tolist()):
         for block in members.split(step):
