@@ -145,19 +145,21 @@ def _glance_cpu(
     size = out.shape[2]
     finished = out.permute(0, 2, 3, 1).flatten(2)
     scale, bias = _affine_lines(tuple(mean), tuple(std), table or images.dtype, size)
+    count = TAPS[filter]
     flat = flatten(images, table, slots)
-    height, width = flat.common[:2]
-    largest = height * width if flat.fields is None else int(flat.fields[:, :2].prod(1).max())
+    sides = torch.tensor([flat.common[:2]], device="cpu") if flat.fields is None else flat.fields[:, :2]
+    largest = int((sides[:, 0].clamp(max=count * size) * sides[:, 1]).max())
     for block, written in batches(flat, rows, slice(0, 2), 3 * largest):
         pictures = image_views(flat, block)
-        count, (height, width, _) = len(pictures), pictures[0].shape
-        lines = scratch(count, height, width, 3)
+        height, width, _ = pictures[0].shape
+        read = _lines_read(height, size, count)
+        lines = scratch(len(pictures), len(read), width, 3)
         for pixels, picture in zip(lines, pictures, strict=True):
-            pixels.copy_(picture)
-        lines = _filtered(lines.view(-1, 3 * width), _taps(height, size, TAPS[filter], 1, count))
-        lines = _turned(lines.view(count, size, -1)).view(-1, size)
-        lines = _filtered(lines, _taps(width, size, TAPS[filter], 3, count))
-        lines = lines.view(count, 3 * size, size).mul_(scale).add_(bias)
+            pixels.copy_(picture if len(read) == height else picture.index_select(0, read))
+        lines = _filtered(lines.view(-1, 3 * width), _taps(height, size, count, 1, len(pictures), True))
+        lines = _turned(lines.view(len(pictures), size, -1)).view(-1, size)
+        lines = _filtered(lines, _taps(width, size, count, 3, len(pictures), False))
+        lines = lines.view(-1, 3 * size, size).mul_(scale).add_(bias)
         places = range(written.start, written.stop) if isinstance(written, slice) else written.tolist()
         for place, image in zip(places, lines, strict=True):
             finished[place].copy_(image.t())
@@ -168,13 +170,9 @@ def _filtered(lines: Tensor, taps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     return torch.embedding_bag(lines, taps[0], taps[1], False, 0, False, taps[2])[0]
 
 
-@lru_cache(maxsize=256)
-def _taps(length: int, size: int, taps: int, channels: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Which lines make each output line, where each one's begin, and their weights.
-
-    int64 ``[count * size * channels * taps]``, int64 ``[count * size * channels]``, float32 as the first: of
-    `count` images of ``length * channels`` lines, position after position, a line a channel.
-    """
+@lru_cache(maxsize=64)
+def _sources(length: int, size: int, taps: int) -> tuple[Tensor, Tensor]:
+    """Positions that each output position is made of, int64 ``[size, taps]``, and their weights, float32."""
     index = torch.arange(size, dtype=torch.float32, device="cpu")
     step = torch.tensor(length - 1, dtype=torch.float32, device="cpu") / max(1, size - 1)
     position = step * index if size > 1 else index
@@ -186,7 +184,29 @@ def _taps(length: int, size: int, taps: int, channels: int, count: int) -> tuple
     else:
         near, far = (1.25 * d - 2.25) * d * d + 1, ((-0.75 * d + 3.75) * d - 6) * d + 3
         weight = torch.where(d <= 1, near, far)
-    source = (whole.long()[:, None] + offset).clamp_(0, length - 1)
+    return (whole.long()[:, None] + offset).clamp_(0, length - 1), weight
+
+
+@lru_cache(maxsize=64)
+def _lines_read(length: int, size: int, taps: int) -> Tensor:
+    """The positions that any output position is made of, in order: of a large image a few."""
+    return _sources(length, size, taps)[0].unique()
+
+
+@lru_cache(maxsize=256)
+def _taps(
+    length: int, size: int, taps: int, channels: int, count: int, read: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which lines make each output line, where each one's begin, and their weights.
+
+    int64 ``[count * size * channels * taps]``, int64 ``[count * size * channels]``, float32 as the first: of
+    `count` images of ``length * channels`` lines, position after position, a line a channel; with `read`, of
+    the positions that are read only.
+    """
+    source, weight = _sources(length, size, taps)
+    if read:
+        kept = _lines_read(length, size, taps)
+        source, length = torch.searchsorted(kept, source), len(kept)
     line = source[:, None] * channels + steps(channels, 1)[:, None]
     line = line + (length * channels * steps(count, 1)).view(-1, 1, 1, 1)
     weight = weight[:, None].expand(count, size, channels, taps)
