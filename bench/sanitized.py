@@ -65,16 +65,19 @@ def gru_step(move: Move) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def gather(move: Move) -> Iterator[tuple[Tensor, Tensor]]:
-    arena, slots = torch.randn(5, 37), numbers(4, -1, 0)
-    yield gk.gather(move(arena), move(slots)), gk.gather_reference(arena, slots)
+    arenas, slots = (torch.randn(5, 37), torch.randn(5, 1500).bfloat16()), numbers(4, -1, 0)
+    found = gk.gather_all([move(arena) for arena in arenas], move(slots))
+    yield from zip(found, (gk.gather_reference(arena, slots) for arena in arenas), strict=True)
 
 
 def scatter(move: Move) -> Iterator[tuple[Tensor, Tensor]]:
-    arena, rows, slots = torch.zeros(5, 3, 37), torch.randn(3, 37), numbers(4, -1, 0)
-    moved, step = move(arena), numbers(1, 1, 3)
-    gk.scatter(moved, move(slots), move(rows), move(step))
-    gk.scatter_reference(arena, slots, rows, step)
-    yield moved, arena
+    arenas = torch.zeros(5, 3, 37), torch.zeros(5, 1500)
+    slots, step = numbers(4, -1, 0), numbers(1, 1, 3)
+    rows, moved = [torch.randn(3, arena.shape[-1]) for arena in arenas], [move(arena) for arena in arenas]
+    gk.scatter_all(moved, move(slots), [move(part) for part in rows], move(step))
+    for arena, part, at in zip(arenas, rows, (step, None), strict=True):
+        gk.scatter_reference(arena, slots, part, at)
+    yield from zip(moved, arenas, strict=True)
 
 
 CASES: dict[str, Callable[[Move], Iterator[tuple[Tensor, Tensor]]]] = {

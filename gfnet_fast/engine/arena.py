@@ -34,7 +34,7 @@ class Arena:
     logits, confidence, label : ``[C, 2, K]``, ``[C, 2, 1]``, ``[C, 2, 1]``
         The newest prediction, in turn at odd and even steps: one that is being written leaves the one
         before it alone, for images whose time comes while they are in flight.
-    origins : int32 ``[C, T-1, 2]``
+    origins : int32 ``[C, T, 2]``, where each step's crop began; the glance has none
     thresholds : float32 ``[T]``
     """
 
@@ -62,7 +62,7 @@ class Arena:
         self.logits = rows(2, classes, of=torch.float32)
         self.confidence = rows(2, 1, of=torch.float32)
         self.label = rows(2, 1, of=torch.int32)
-        self.origins = rows(steps - 1, 2, of=torch.int32)
+        self.origins = rows(steps, 2, of=torch.int32)
         self.thresholds = torch.empty(steps, dtype=torch.float32, device=device)
         self._sources: list[Tensor | None] = [None] * capacity
         self._held = 0
@@ -126,12 +126,13 @@ class Arena:
         numbers = np.column_stack([slots, 2 * slots + (steps - 1) % 2, steps, later]).astype(np.int64)
         told = to_device(torch.from_numpy(numbers), self.device)
         at, place, step = told[:, 0], told[:, 1], told[:, 2]
+        origins = self.origins.index_select(0, at)[:, 1:]
         prediction = Prediction(
             class_id=self.label.view(-1).index_select(0, place).long(),
             confidence=self.confidence.view(-1).index_select(0, place),
             exit_step=step.contiguous(),
             logits=self.logits.flatten(0, 1).index_select(0, place),
-            origins=self.origins.index_select(0, at).long().masked_fill_(told[:, 3:, None] > 0, -1),
+            origins=origins.long().masked_fill_(told[:, 3:, None] > 0, -1),
         )
         if not steps.all():
             none = step == 0

@@ -47,8 +47,9 @@ class RecurrentRows(nn.Module):
         state = self.gru(feature, memory)
         return self.fc(state.float()), state
 
-    def keep(self, memory: Tensor, slots: Tensor, state: Tensor, steps: Tensor) -> None:
-        gk.scatter(memory, slots, state)
+    def kept(self, memory: Tensor) -> Tensor:
+        """Arena rows as they take what the forward pass gives."""
+        return memory
 
 
 class CascadedRows(nn.Module):
@@ -93,8 +94,9 @@ class CascadedRows(nn.Module):
                 begin += counts[step]
         return logits, feature
 
-    def keep(self, memory: Tensor, slots: Tensor, feature: Tensor, steps: Tensor) -> None:
-        gk.scatter(memory.unflatten(1, (self.steps, self.feature_dim)), slots, feature, steps)
+    def kept(self, memory: Tensor) -> Tensor:
+        """Arena rows as they take what the forward pass gives, each step's feature at its place."""
+        return memory.unflatten(1, (self.steps, self.feature_dim))
 
 
 class Look(nn.Module):
@@ -166,39 +168,44 @@ class Stages:
         if self.head is not None:
             logits = self.head(feature.float())
         policy = torch.zeros_like(arena.policy[:1]).expand(len(slots), -1)
-        return self._keep(slots, steps, feature_map, policy, memory, logits)
+        return self._keep(slots, steps, logits, feature_map, policy, memory)
 
     def focus(self, slots: Tensor, steps: Tensor) -> Tensor:
         c, arena = self.config, self.arena
         mean, std = self._normalisation()
-        room, state = gk.gather(arena.room, slots), gk.gather(arena.policy, slots)
-        origins, policy = self.look(gk.gather(arena.feature_map, slots), state, room)
+        of = (arena.feature_map, arena.policy, arena.room, arena.memory)
+        seen, state, room, earlier = gk.gather_all(of, slots)
+        origins, policy = self.look(seen, state, room)
         patches = gk.crop(arena.table, slots, origins, c.patch_size, mean, std, self.dtype)
         feature_map, feature = self.encode_focus(patches)
-        logits, memory = self.classify(feature, gk.gather(arena.memory, slots), steps)
-        exited = self._keep(slots, steps, feature_map, policy, memory, logits)
-        gk.scatter(arena.origins, slots, origins, steps - 1)
-        return exited
+        logits, memory = self.classify(feature, earlier, steps)
+        return self._keep(slots, steps, logits, feature_map, policy, memory, origins)
 
     def _keep(
         self,
         slots: Tensor,
         steps: Tensor,
+        logits: Tensor,
         feature_map: Tensor,
         policy: Tensor,
         memory: Tensor,
-        logits: Tensor,
+        origins: Tensor | None = None,
     ) -> Tensor:
-        """Decide who leaves, and write what the launch has found to the arena."""
+        """Decide who leaves, and write what the launch has found to the arena, all at once."""
         arena = self.arena
         confidence, label, exited = gk.exits(logits, steps, arena.thresholds, slots=slots)
-        turn = (steps - 1) % 2 + 1
-        gk.scatter(arena.feature_map, slots, feature_map.flatten(1))
-        gk.scatter(arena.policy, slots, policy)
-        self.classifier.keep(arena.memory, slots, memory, steps)
-        gk.scatter(arena.logits, slots, logits, turn)
-        gk.scatter(arena.confidence, slots, confidence[:, None], turn)
-        gk.scatter(arena.label, slots, label[:, None], turn)
+        found = [
+            (arena.feature_map, feature_map.flatten(1)),
+            (arena.policy, policy),
+            (self.classifier.kept(arena.memory), memory),
+            (arena.logits, logits),
+            (arena.confidence, confidence[:, None]),
+            (arena.label, label[:, None]),
+        ]
+        if origins is not None:
+            found.append((arena.origins, origins))
+        arenas, rows = zip(*found, strict=True)
+        gk.scatter_all(arenas, slots, rows, steps)
         return exited
 
     def _normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

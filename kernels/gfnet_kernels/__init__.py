@@ -10,7 +10,14 @@ from gfnet_kernels.crop import crop, crop_reference
 from gfnet_kernels.exits import exits, exits_reference
 from gfnet_kernels.glance import glance, glance_reference
 from gfnet_kernels.images import ImageTable, entry_of
-from gfnet_kernels.rows import gather, gather_reference, scatter, scatter_reference
+from gfnet_kernels.rows import (
+    gather,
+    gather_all,
+    gather_reference,
+    scatter,
+    scatter_all,
+    scatter_reference,
+)
 from gfnet_kernels.state import gru_step, gru_step_reference
 
 __all__ = [
@@ -23,12 +30,14 @@ __all__ = [
     "exits",
     "exits_reference",
     "gather",
+    "gather_all",
     "gather_reference",
     "glance",
     "glance_reference",
     "gru_step",
     "gru_step_reference",
     "scatter",
+    "scatter_all",
     "scatter_reference",
     "set_debug",
 ]

@@ -1,7 +1,7 @@
 """Registration of the ops with torch, and the checks they share."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ def register(name: str, arguments: str, *, cpu: Callable, cuda: Callable, values
     def run_cuda(*args: Any) -> None:
         if _debug:
             values(*args)
-        with torch.cuda.device(args[0].device):
+        with torch.cuda.device(next(_tensors(args)).device):
             cuda(*args)
 
     _LIBRARY.define(f"{name}({arguments}) -> ()")
@@ -82,7 +82,16 @@ def _unseen(args: tuple[Any, ...]) -> bool:
         or torch._C._functorch.peek_interpreter_stack() is not None
     ):
         return False
-    return all(not isinstance(arg, Tensor) or (arg.is_cpu and type(arg) in PLAIN) for arg in args)
+    return all(tensor.is_cpu and type(tensor) in PLAIN for tensor in _tensors(args))
+
+
+def _tensors(args: tuple[Any, ...]) -> Iterator[Tensor]:
+    """The tensors among an op's arguments, those of its lists too."""
+    for arg in args:
+        if isinstance(arg, Tensor):
+            yield arg
+        elif isinstance(arg, list):
+            yield from arg
 
 
 def expect(ok: bool, what: str, expected: object, got: object) -> None:

@@ -1,13 +1,18 @@
-"""Rows of an arena, read and written at their slots.
+"""Rows of arenas, read and written at their slots: of several arenas in one launch.
 
-    arena [slots, F]        or [slots, T, F] for scatter with a step
+    arena [slots, F]        or [slots, R, F] for scatter with a step
     slots [n] int32         -1: gather gives a zero row, scatter writes nothing; scatter: no slot twice
-    step  [n] int32         1..T: scatter writes arena[slot, step - 1]; by_slot: [slots], read at the slot
+    step  [n] int32         from 1 on: scatter writes arena[slot, (step - 1) % R]
+                            by_slot: [slots], read at the slot
     rows  [n, F]
 
 With arena [3, 2] holding [[1, 1], [2, 2], [3, 3]]: gather(arena, [2, -1, 0]) = [[3, 3], [0, 0], [1, 1]].
+An arena of R = T keeps the rows of all T steps, one of R = 2 those of the newest two.
 A cascaded classifier reads features 1..k side by side: gather(arena.flatten(1)[:, : k * F], slots).
 """
+
+from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import triton
@@ -19,124 +24,168 @@ from gfnet_kernels.state import expect_unique
 
 ARENA_DTYPES = (*FLOAT_DTYPES, torch.int32, torch.uint8)
 BLOCK = 1024
-REGISTERS = 24
+REGISTERS = 32
+
+Tensors = Sequence[Tensor]
+
+
+# Along the second axis of the grid each arena has programs FIRST[i] to FIRST[i + 1]; what a program does not
+# belong to it skips as a whole. Widths and strides are constants, so that accesses vectorise.
 
 
 @triton.jit
-def gather_kernel(arena, slots, out, F: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr):
+def gather_kernel(
+    arenas, slots, outs, WIDTHS: tl.constexpr, FIRST: tl.constexpr, STRIDES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    part = tl.program_id(1)
     slot = tl.load(slots + row).to(tl.int64)
-    mask = column < tl.where(slot >= 0, F, 0)
-    value = tl.load(arena + tl.maximum(slot, 0) * STRIDE + column, mask=mask, other=0)
-    tl.store(out + row * F + column, value, mask=column < F)
+    for i in tl.static_range(len(WIDTHS)):
+        if (part >= FIRST[i]) & (part < FIRST[i + 1]):
+            column = (part - FIRST[i]) * BLOCK + tl.arange(0, BLOCK)
+            mask = column < tl.where(slot >= 0, WIDTHS[i], 0)
+            value = tl.load(arenas[i] + tl.maximum(slot, 0) * STRIDES[i] + column, mask=mask, other=0)
+            tl.store(outs[i] + row * WIDTHS[i] + column, value, mask=column < WIDTHS[i])
 
 
 @triton.jit
 def scatter_kernel(
-    rows, slots, step, arena, F: tl.constexpr, ROW_STRIDE: tl.constexpr, SLOT_STRIDE: tl.constexpr,
-    STEP_STRIDE: tl.constexpr, BY_SLOT: tl.constexpr, BLOCK: tl.constexpr,
+    rows, slots, step, arenas, WIDTHS: tl.constexpr, FIRST: tl.constexpr, ROW_STRIDES: tl.constexpr,
+    SLOT_STRIDES: tl.constexpr, STEP_STRIDES: tl.constexpr, LENGTHS: tl.constexpr, BY_SLOT: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    part = tl.program_id(1)
     slot = tl.load(slots + row).to(tl.int64)
-    mask = column < tl.where(slot >= 0, F, 0)
+    live = slot >= 0
     slot = tl.maximum(slot, 0)
-    to = arena + slot * SLOT_STRIDE + column
     if step is not None:
-        to += (tl.load(step + (slot if BY_SLOT else row)).to(tl.int64) - 1) * STEP_STRIDE
-    value = tl.load(rows + row * ROW_STRIDE + column, mask=mask, other=0)
-    tl.store(to, value.to(arena.dtype.element_ty), mask=mask)
+        taken = tl.maximum(tl.load(step + (slot if BY_SLOT else row)) - 1, 0)
+    for i in tl.static_range(len(WIDTHS)):
+        if (part >= FIRST[i]) & (part < FIRST[i + 1]):
+            column = (part - FIRST[i]) * BLOCK + tl.arange(0, BLOCK)
+            mask = column < tl.where(live, WIDTHS[i], 0)
+            value = tl.load(rows[i] + row * ROW_STRIDES[i] + column, mask=mask, other=0)
+            to = arenas[i] + slot * SLOT_STRIDES[i] + column
+            if LENGTHS[i] > 1:
+                to += (taken % LENGTHS[i]).to(tl.int64) * STEP_STRIDES[i]
+            tl.store(to, value.to(arenas[i].dtype.element_ty), mask=mask)
 
 
-def _grid(rows: int, width: int) -> tuple[tuple[int, int], int, int]:
-    """Grid, block and warps for rows of a width."""
-    block = min(triton.next_power_of_2(width), BLOCK)
-    return (rows, triton.cdiv(width, block)), block, max(block // 256, 1)
+def _parts(widths: Sequence[int]) -> tuple[tuple[int, ...], int, int]:
+    """Where the programs of each arena begin, how many columns a program has, and its warps."""
+    block = min(triton.next_power_of_2(max(widths)), BLOCK)
+    first = tuple(accumulate((triton.cdiv(width, block) for width in widths), initial=0))
+    return first, block, max(block // 256, 1)
 
 
-def gather_launch(arena: Tensor, slots: Tensor, out: Tensor) -> None:
-    """Launch one program per row and BLOCK columns."""
-    grid, block, warps = _grid(*out.shape)
-    if out.numel():
-        gather_kernel[grid](
-            arena,
-            slots,
-            out,
-            F=out.shape[1],
-            STRIDE=arena.stride(0),
-            BLOCK=block,
-            num_warps=warps,
-            enable_fp_fusion=True,
-        )
-
-
-def scatter_launch(rows: Tensor, slots: Tensor, step: Tensor | None, by_slot: bool, arena: Tensor) -> None:
-    """Launch one program per row and BLOCK columns."""
-    grid, block, warps = _grid(*rows.shape)
-    if rows.numel():
-        scatter_kernel[grid](
-            rows, slots, step, arena, F=rows.shape[1], ROW_STRIDE=rows.stride(0), SLOT_STRIDE=arena.stride(0),
-            STEP_STRIDE=0 if step is None else arena.stride(1), BY_SLOT=by_slot, BLOCK=block,
+def gather_launch(arenas: Tensors, slots: Tensor, outs: Tensors) -> None:
+    """Launch one program per row and BLOCK columns of an arena."""
+    widths = tuple(arena.shape[1] for arena in arenas)
+    first, block, warps = _parts(widths)
+    if len(slots):
+        gather_kernel[(len(slots), first[-1])](
+            tuple(arenas), slots, tuple(outs), WIDTHS=widths, FIRST=first,
+            STRIDES=tuple(arena.stride(0) for arena in arenas), BLOCK=block,
             num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
 
 
-def _gather_cpu(arena: Tensor, slots: Tensor, out: Tensor) -> None:
-    if len(slots) and int(slots.min()) >= 0:
-        torch.index_select(arena, 0, slots, out=out)
-    elif len(slots):
-        torch.index_select(arena, 0, slots.clamp(min=0), out=out)
-        out[slots < 0] = 0
+def scatter_launch(rows: Tensors, slots: Tensor, step: Tensor | None, by_slot: bool, arenas: Tensors) -> None:
+    """Launch one program per row and BLOCK columns of an arena."""
+    widths = tuple(arena.shape[-1] for arena in arenas)
+    first, block, warps = _parts(widths)
+    if len(slots):
+        scatter_kernel[(len(slots), first[-1])](
+            tuple(rows), slots, step, tuple(arenas), WIDTHS=widths, FIRST=first,
+            ROW_STRIDES=tuple(part.stride(0) for part in rows),
+            SLOT_STRIDES=tuple(arena.stride(0) for arena in arenas),
+            STEP_STRIDES=tuple(arena.stride(-2) for arena in arenas),
+            LENGTHS=tuple(arena.shape[1] if arena.ndim == 3 else 1 for arena in arenas),
+            BY_SLOT=by_slot, BLOCK=block, num_warps=warps, enable_fp_fusion=True,
+        )  # fmt: skip
 
 
-def _scatter_cpu(rows: Tensor, slots: Tensor, step: Tensor | None, by_slot: bool, arena: Tensor) -> None:
-    if len(slots) and int(slots.min()) < 0:
+def _gather_cpu(arenas: Tensors, slots: Tensor, outs: Tensors) -> None:
+    if not len(slots):
+        return
+    padded = int(slots.min()) < 0
+    live = slots.clamp(min=0) if padded else slots
+    for arena, out in zip(arenas, outs, strict=True):
+        torch.index_select(arena, 0, live, out=out)
+        if padded:
+            out[slots < 0] = 0
+
+
+def _scatter_cpu(rows: Tensors, slots: Tensor, step: Tensor | None, by_slot: bool, arenas: Tensors) -> None:
+    if not len(slots):
+        return
+    if int(slots.min()) < 0:
         live = slots >= 0
-        rows, slots, step = rows[live], slots[live], step if step is None or by_slot else step[live]
-    rows, at = rows.to(arena.dtype), slots.long()
-    if step is None:
-        arena.index_copy_(0, at, rows)
-    else:
-        arena[at, (step.index_select(0, at) if by_slot else step).long() - 1] = rows
+        rows, slots = [part[live] for part in rows], slots[live]
+        step = step if step is None or by_slot else step[live]
+    at = slots.long()
+    taken = None if step is None else (step.index_select(0, at) if by_slot else step).long() - 1
+    for part, arena in zip(rows, arenas, strict=True):
+        if taken is None or arena.ndim == 2:
+            arena.index_copy_(0, at, part.to(arena.dtype))
+        else:
+            arena[at, taken % arena.shape[1]] = part.to(arena.dtype)
 
 
-def _gather_values(arena: Tensor, slots: Tensor, out: Tensor) -> None:
-    expect_range("slots", slots, -1, len(arena) - 1)
+def _gather_values(arenas: Tensors, slots: Tensor, outs: Tensors) -> None:
+    for arena in arenas:
+        expect_range("slots", slots, -1, len(arena) - 1)
 
 
-def _scatter_values(rows: Tensor, slots: Tensor, step: Tensor | None, by_slot: bool, arena: Tensor) -> None:
-    expect_unique(slots, len(arena))
+def _scatter_values(
+    rows: Tensors, slots: Tensor, step: Tensor | None, by_slot: bool, arenas: Tensors
+) -> None:
+    for arena in arenas:
+        expect_unique(slots, len(arena))
     if step is not None:
         live = slots >= 0
-        expect_range("step", step[slots[live].long()] if by_slot else step[live], 1, arena.shape[1])
+        expect_range("step", step[slots[live].long()] if by_slot else step[live], 1, 2**31 - 1)
 
 
 _gather = register(
     "gather",
-    "Tensor arena, Tensor slots, Tensor(a!) out",
+    "Tensor[] arenas, Tensor slots, Tensor(a!)[] outs",
     cpu=_gather_cpu,
     cuda=gather_launch,
     values=_gather_values,
 )
 _scatter = register(
     "scatter",
-    "Tensor rows, Tensor slots, Tensor? step, bool by_slot, Tensor(a!) arena",
+    "Tensor[] rows, Tensor slots, Tensor? step, bool by_slot, Tensor(a!)[] arenas",
     cpu=_scatter_cpu,
     cuda=scatter_launch,
     values=_scatter_values,
 )
 
 
+def gather_all(arenas: Tensors, slots: Tensor) -> tuple[Tensor, ...]:
+    """Rows of several arenas at the same slots in one launch; each as :func:`gather` gives them."""
+    outs = tuple(_gather_output(arena, slots, None) for arena in arenas)
+    _gather(list(arenas), slots.contiguous(), list(outs))
+    return outs
+
+
 def gather(arena: Tensor, slots: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Rows of the arena at the given slots, [n, F] in the arena's type; zero where the slot is -1."""
+    out = _gather_output(arena, slots, out)
+    _gather([arena], slots.contiguous(), [out])
+    return out
+
+
+def _gather_output(arena: Tensor, slots: Tensor, out: Tensor | None) -> Tensor:
+    """Check what gather takes, and where it writes."""
     expect_tensor("arena", arena, (None, None), ARENA_DTYPES, arena.device)
     expect(arena.shape[1] > 0, "arena", "at least one column", 0)
     expect(arena.stride(1) == 1, "arena", "adjacent columns", f"strides {arena.stride()}")
     expect_tensor("slots", slots, (None,), (torch.int32,), arena.device)
-    out = output(out, (len(slots), arena.shape[1]), arena.dtype, arena.device)
-    _gather(arena, slots.contiguous(), out)
-    return out
+    return output(out, (len(slots), arena.shape[1]), arena.dtype, arena.device)
 
 
 def gather_reference(arena: Tensor, slots: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -148,25 +197,41 @@ def gather_reference(arena: Tensor, slots: Tensor, *, out: Tensor | None = None)
     return result if out is None else out.copy_(result)
 
 
+def scatter_all(arenas: Tensors, slots: Tensor, rows: Tensors, step: Tensor) -> None:
+    """Write rows into several arenas at the same slots and steps in one launch.
+
+    An arena [slots, F] takes its row whatever the step, one [slots, R, F] at (step - 1) % R; see
+    :func:`scatter`.
+    """
+    expect(len(arenas) == len(rows) > 0, "rows", f"one tensor for each of {len(arenas)} arenas", len(rows))
+    expect_tensor("step", step, (len(slots),), (torch.int32,), slots.device)
+    rows = [_scatter_input(arena, slots, part, arena.ndim) for arena, part in zip(arenas, rows, strict=True)]
+    _scatter(rows, slots.contiguous(), step.contiguous(), False, list(arenas))
+
+
 def scatter(
     arena: Tensor, slots: Tensor, rows: Tensor, step: Tensor | None = None, *, by_slot: bool = False
 ) -> None:
-    """Write rows into the arena, cast to its type: arena[slot] or, with a step (1..T), arena[slot, step - 1].
+    """Write rows into the arena, cast to its type: arena[slot], or with a step arena[slot, (step - 1) % R].
 
     Rows of slot -1 are skipped. No slot may be named twice. With `by_slot` the step is read at the slot.
     """
-    stepped = step is not None
-    expect_tensor("arena", arena, (None,) * (3 if stepped else 2), ARENA_DTYPES, arena.device)
-    expect(arena.shape[-1] > 0, "arena", "at least one column", 0)
-    expect(arena.stride(-1) == 1, "arena", "adjacent columns", f"strides {arena.stride()}")
-    expect_tensor("slots", slots, (None,), (torch.int32,), arena.device)
-    expect_tensor("rows", rows, (len(slots), arena.shape[-1]), ARENA_DTYPES, arena.device)
+    rows = _scatter_input(arena, slots, rows, 2 if step is None else 3)
     if step is not None:
         length = len(arena) if by_slot else len(slots)
         expect_tensor("step", step, (length,), (torch.int32,), arena.device)
         step = step.contiguous()
-    rows = rows if rows.stride(1) == 1 else rows.contiguous()
-    _scatter(rows, slots.contiguous(), step, by_slot, arena)
+    _scatter([rows], slots.contiguous(), step, by_slot, [arena])
+
+
+def _scatter_input(arena: Tensor, slots: Tensor, rows: Tensor, axes: int) -> Tensor:
+    """Check an arena of 2 or 3 axes and its rows; the rows with adjacent columns."""
+    expect_tensor("arena", arena, (None,) * max(2, min(axes, 3)), ARENA_DTYPES, arena.device)
+    expect(arena.shape[-1] > 0, "arena", "at least one column", 0)
+    expect(arena.stride(-1) == 1, "arena", "adjacent columns", f"strides {arena.stride()}")
+    expect_tensor("slots", slots, (None,), (torch.int32,), arena.device)
+    expect_tensor("rows", rows, (len(slots), arena.shape[-1]), ARENA_DTYPES, arena.device)
+    return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
 def scatter_reference(
@@ -175,5 +240,7 @@ def scatter_reference(
     """Same as `scatter`, one row at a time."""
     for row, slot in enumerate(slots.tolist()):
         if slot >= 0:
-            at = (slot,) if step is None else (slot, int(step[slot if by_slot else row]) - 1)
-            arena[at] = rows[row].to(arena.dtype)
+            home = arena[slot]
+            if step is not None:
+                home = home[(int(step[slot if by_slot else row]) - 1) % arena.shape[1]]
+            home.copy_(rows[row])

@@ -10,21 +10,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-POINTERS = {
-    torch.uint8: "*u8",
-    torch.bool: "*i1",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-    torch.float32: "*fp32",
-    torch.float16: "*fp16",
-    torch.bfloat16: "*bf16",
-}
 
 
 @dataclass(frozen=True)
@@ -61,30 +51,30 @@ def recorded(module: Any, kernel: str) -> Iterator[Recorder]:
         yield recorder
 
 
+class Card:
+    """A driver that only says what card there is: what the JIT asks before it compiles."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_device(self) -> int:
+        return self.capability  # each has a cache of its own
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
 def compile_launch(kernel: Any, recorder: Recorder, capability: int) -> Usage:
-    """Compile for sm_<capability> with the types and attributes the JIT infers from the arguments."""
-    signature: dict[str, str] = {}
-    constants: dict[tuple[int, ...], Any] = {}
-    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
-    keywords = dict(recorder.keywords)
-    options = {name: keywords.pop(name) for name in ("num_warps", "enable_fp_fusion") if name in keywords}
-    values = dict(zip(kernel.arg_names, recorder.arguments, strict=False)) | keywords
-    for index, name in enumerate(kernel.arg_names):
-        value = values[name]
-        if kernel.params[index].is_constexpr or value is None or (type(value) is int and value == 1):
-            signature[name], constants[(index,)] = "constexpr", value
-        elif isinstance(value, torch.Tensor):
-            signature[name] = POINTERS[value.dtype]
-            if value.data_ptr() % 16 == 0:
-                attributes[(index,)] = [["tt.divisibility", 16]]
-        elif isinstance(value, float):
-            signature[name] = "fp32"
-        else:
-            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if value % 16 == 0:
-                attributes[(index,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constants, attributes)
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm
+    """Have the JIT compile a launch for sm_<capability>, as it would on such a card."""
+    active = driver._active
+    driver.set_active(Card(capability))
+    try:
+        made = kernel.warmup(*recorder.arguments, grid=(1,), **recorder.keywords).asm
+    finally:
+        driver._active = active
     usage = tool("cuobjdump", made["cubin"], "-res-usage")
     number = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     loads, stores = (

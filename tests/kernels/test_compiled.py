@@ -6,7 +6,18 @@ from collections.abc import Callable
 import pytest
 import torch
 from compiled import Usage, compile_launch, machine_widths, recorded
-from gfnet_kernels import ImageTable, compact, crop, exits, gather, glance, gru_step, scatter
+from gfnet_kernels import (
+    ImageTable,
+    compact,
+    crop,
+    exits,
+    gather,
+    gather_all,
+    glance,
+    gru_step,
+    scatter,
+    scatter_all,
+)
 from guarded import kernels
 from torch import Tensor
 
@@ -174,3 +185,21 @@ def test_gather_and_scatter(dtype: torch.dtype, card: int) -> None:
     assert set(usage.stores) == {128}
     usage = compiled("rows", "scatter_kernel", card, lambda: scatter(arena, SLOTS, rows, SLOTS + 1))
     assert set(usage.stores) == {128}
+
+
+@CARDS
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+def test_rows_of_several_arenas(dtype: torch.dtype, card: int) -> None:
+    """What a launch of the engine moves: of other widths, types and numbers of axes, in one kernel."""
+    arenas = (
+        torch.zeros(9, 18432, dtype=dtype),
+        torch.zeros(9, 1024),
+        torch.zeros(9, 5, 2048, dtype=dtype),
+        torch.zeros(9, 2, 1000),
+        torch.zeros(9, 2, 1),
+        torch.zeros(9, 2, 1, dtype=torch.int32),
+    )
+    rows = [torch.zeros(4, arena.shape[-1], dtype=arena.dtype) for arena in arenas]
+    compiled("rows", "scatter_kernel", card, lambda: scatter_all(arenas, SLOTS, rows, SLOTS + 1))
+    flat = [arena.flatten(1) for arena in arenas]
+    compiled("rows", "gather_kernel", card, lambda: gather_all(flat, SLOTS))

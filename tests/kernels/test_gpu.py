@@ -104,6 +104,14 @@ def test_state_and_rows(dtype: torch.dtype) -> None:
     gk.scatter(arena, slots, rows, step)
     gk.scatter_reference(other, slots, rows, step)
     assert arena.equal(other)
+    arenas = [torch.zeros(7, 1024, device=DEVICE, dtype=dtype), torch.zeros(7, 2, 1024, device=DEVICE)]
+    gk.scatter_all(arenas, slots, [rows, rows], step)
+    for found, at in zip(arenas, (None, step), strict=True):
+        expected = torch.zeros_like(found)
+        gk.scatter_reference(expected, slots, rows, at)
+        assert found.equal(expected)
+    for found, arena in zip(gk.gather_all([state, arenas[0]], slots), (state, arenas[0]), strict=True):
+        assert found.equal(gk.gather_reference(arena, slots))
 
 
 @pytest.mark.skipif(DEVICE != "cuda", reason="expected CUDA graphs, got a CPU")

@@ -7,10 +7,12 @@ from gfnet_kernels import (
     exits,
     exits_reference,
     gather,
+    gather_all,
     gather_reference,
     gru_step,
     gru_step_reference,
     scatter,
+    scatter_all,
     scatter_reference,
 )
 from guarded import Guards, assert_near, every_way
@@ -214,3 +216,38 @@ def test_scatter(dtype: torch.dtype, stepped: str, width: int) -> None:
     expected = arena.clone()
     scatter_reference(expected, slots, rows, step[stepped], by_slot=by_slot)
     assert_near(every_way(run)[0], expected)
+
+
+def several_arenas() -> list[Tensor]:
+    """Of other widths (more than a program's columns among them), types, strides and numbers of axes."""
+    return [
+        torch.zeros(5, 1500, dtype=torch.bfloat16),
+        torch.zeros(5, 37)[:, :33],
+        torch.zeros(5, 3, 64),
+        torch.zeros(5, 2, 1, dtype=torch.int32),
+        torch.zeros(5, 2, 10),
+    ]
+
+
+def test_gather_all() -> None:
+    arenas = [(torch.arange(a.flatten(1).numel()) % 251).view(5, -1).to(a.dtype) for a in several_arenas()]
+    slots = torch.tensor([4, -1, 0, 0], dtype=torch.int32)
+    found = every_way(lambda g: gather_all([g.put(arena) for arena in arenas], g.put(slots)))
+    for rows, arena in zip(found, arenas, strict=True):
+        assert rows.equal(gather_reference(arena, slots))
+
+
+def test_scatter_all() -> None:
+    """An arena of two axes takes its row at any step; one of R rows a slot at (step - 1) % R."""
+    slots, step = (torch.tensor(four, dtype=torch.int32) for four in ([4, -1, 0, 2], [3, 9, 1, 2]))
+    rows = [torch.randn(4, arena.shape[-1]).mul(9).to(arena.dtype) for arena in several_arenas()]
+    rows[1] = rows[1][:1]  # one for all of them: stride zero
+
+    def run(g: Guards) -> tuple[Tensor, ...]:
+        homes = [g.out(arena, keep=True) for arena in several_arenas()]
+        scatter_all(homes, g.put(slots), [g.put(part).expand(4, -1) for part in rows], g.put(step))
+        return tuple(homes)
+
+    for found, expected, part in zip(every_way(run), several_arenas(), rows, strict=True):
+        scatter_reference(expected, slots, part.expand(4, -1), step if expected.ndim == 3 else None)
+        assert found.equal(expected)

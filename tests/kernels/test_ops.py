@@ -178,6 +178,14 @@ def test_rows_equal_their_references(dtype: torch.dtype) -> None:
     gk.scatter(arena, slots, rows, step)
     gk.scatter_reference(other, slots, rows, step)
     assert arena.equal(other)
+    newest, plain = torch.zeros(5, 2, 7), torch.zeros(5, 7, dtype=dtype)
+    gk.scatter_all((plain, newest, arena), slots, (rows, 2 * rows, 3 * rows), step)
+    for home, part, at in ((plain, rows, None), (newest, 2 * rows, step), (arena, 3 * rows, step)):
+        expected = home.clone().zero_() if home is not arena else other
+        gk.scatter_reference(expected, slots, part, at)
+        assert home.equal(expected)
+    for found, home in zip(gk.gather_all((plain, newest[:, 1]), slots), (plain, newest[:, 1]), strict=True):
+        assert found.equal(gk.gather_reference(home, slots))
     cascade = arena.flatten(1)[:, :14]
     assert gk.gather(cascade, slots).equal(gk.gather_reference(cascade, slots))
     gates, state = torch.randn(3, 21).to(dtype), torch.randn(5, 7)
@@ -359,8 +367,8 @@ def opcheck_cases() -> dict[str, tuple[Any, ...]]:
         "exits": (ops.exits, rows, slots.abs(), THRESHOLDS, slots, None, False, *results),
         "compact": (ops.compact, slots, results[2], None, slots.clone(), slots[:1].clone()),
         "gru_step": (ops.gru_step, gates, gates, state, slots, rows),
-        "gather": (ops.gather, state, slots, rows),
-        "scatter": (ops.scatter, rows, slots, None, False, state),
+        "gather": (ops.gather, [state, state[:, 1:]], slots, [rows, rows[:, 1:].clone()]),
+        "scatter": (ops.scatter, [rows, rows.clone()], slots, None, False, [state, state.clone()]),
     }
 
 
@@ -469,6 +477,14 @@ BAD_CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "overlap": (lambda: gk.compact(ONE, ONE.bool(), out=(ONE, ONE[:1])), "a buffer apart from slots"),
     "repeat": (lambda: gk.gather(torch.zeros(1, 4), ONE), r"slots: expected -1\.\.0, got 1\.\.1"),
     "twice": (lambda: gk.scatter(torch.zeros(2, 4), ONE, torch.zeros(2, 4)), "slots: expected no slot twice"),
+    "step": (
+        lambda: gk.scatter(torch.zeros(2, 3, 4), ONE[:1], torch.zeros(1, 4), ONE[:1] * 0),
+        r"step: expected 1\.\.2147483647, got 0\.\.0",
+    ),
+    "arenas": (
+        lambda: gk.scatter_all([torch.zeros(2, 4)] * 2, ONE, [torch.zeros(2, 4)], ONE),
+        "rows: expected one tensor for each of 2 arenas, got 1",
+    ),
     "gates": (
         lambda: gk.gru_step(torch.zeros(2, 9), torch.zeros(2, 12), torch.zeros(3, 4), ONE),
         r"gates_in\.shape: expected \(2, 12\), got \(2, 9\)",
