@@ -393,7 +393,7 @@ class Predictor:
             exit_step=step,
             origins=tuple((int(r), int(c)) for r, c in answer.origins[: step - 1].tolist()),
             macs=self.config.macs[step - 1],
-            logits=answer.logits.to("cpu", copy=True),  # a view would hold all that left together
+            logits=answer.logits.clone(),  # a view would hold all that left together
         )
 
 

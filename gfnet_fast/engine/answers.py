@@ -49,7 +49,10 @@ class Answers(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One image that has left; `logits` and `origins` are on the device, `error` says what went wrong."""
+    """One image that has left; all of it is on the host, `error` says what went wrong.
+
+    `logits` and `origins` are views of what has left together.
+    """
 
     ticket: int
     class_id: int
@@ -62,7 +65,7 @@ class Answer(NamedTuple):
 
 
 def singles(answers: Answers) -> Iterator[Answer]:
-    """One value an image; waits for the device."""
+    """One value an image, of a prediction on the host."""
     labels, confidences, steps, logits, origins = answers.prediction
     numbers = (answers.tickets.tolist(), labels.tolist(), confidences.tolist(), steps.tolist())
     for row, (ticket, label, confidence, step) in enumerate(zip(*numbers, strict=True)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from gfnet_fast._scheduler import Mode
 from gfnet_fast.engine.answers import Answer, Answers, PassError, singles
-from gfnet_fast.engine.loop import Images, Loop
-from gfnet_fast.engine.transfer import to_device
+from gfnet_fast.engine.loop import Images, Loop, plain
+from gfnet_fast.engine.transfer import Arrival, to_device
 from gfnet_fast.errors import InputError
 from gfnet_fast.results import Prediction
 
@@ -98,6 +99,7 @@ class Engine(Loop):
         self._streaming, at_once = True, self._at_once()
         first, window = self._next, self.capacity * self.config.steps
         source, ready, ended = iter(images), dict[int, Answer](), False
+        coming = deque[tuple[Answers, Arrival]]()
         try:
             while not ended or first < self._next:
                 room = min(self.scheduler.occupancy().free, window - (self._next - first))
@@ -112,15 +114,26 @@ class Engine(Loop):
                     self.drain()
                 else:
                     self._make_room()
-                ready.update(
-                    (answer.ticket, answer) for answers in self.collect() for answer in singles(answers)
-                )
+                coming.extend((answers, self._to_host(answers)) for answers in self.collect())
+                # A wait would hold up the next launch; the end, and whoever asks for one at a time, waits.
+                at_leisure = self.mode is Mode.THROUGHPUT and not ended
+                while coming:
+                    answers, prediction = coming[0]
+                    if at_leisure and len(coming) <= self.in_flight and not prediction.ready():
+                        break
+                    coming.popleft()
+                    here = answers._replace(prediction=Prediction(*prediction.wait()))
+                    ready.update((answer.ticket, answer) for answer in singles(here))
                 while first in ready:
                     yield ready.pop(first)
                     first += 1
         finally:
             self._streaming = False
             self.reset()
+
+    def _to_host(self, answers: Answers) -> Arrival:
+        with plain(self.arena.device):
+            return self._transfer.up(*answers.prediction)
 
     def _at_once(self) -> int:
         """How many images a stream asks for at a time."""

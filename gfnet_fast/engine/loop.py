@@ -26,7 +26,7 @@ from gfnet_fast.engine.arena import Arena
 from gfnet_fast.engine.graphs import Graphs
 from gfnet_fast.engine.prepare import check_dtype, compiling
 from gfnet_fast.engine.stages import Stages, measure, widths_of
-from gfnet_fast.engine.transfer import Outcome, Transfer, to_device
+from gfnet_fast.engine.transfer import Arrival, Transfer, to_device
 from gfnet_fast.errors import InputError
 from gfnet_fast.model.gfnet import GFNet
 
@@ -46,7 +46,7 @@ class Flight(NamedTuple):
     """A launch whose outcome has not come back yet."""
 
     plan: Plan
-    outcome: Outcome
+    outcome: Arrival
 
 
 class Loop:
@@ -191,7 +191,8 @@ class Loop:
     def _complete(self, wait: bool) -> None:
         while self._flights and (wait or self._flights[0].outcome.ready()):
             plan, outcome = self._flights.popleft()
-            self.scheduler.complete(plan.id, outcome.wait()[: plan.count].numpy(), self._clock())
+            (exited,) = outcome.wait()
+            self.scheduler.complete(plan.id, exited[: plan.count].numpy(), self._clock())
             wait = False
 
     def _collect(self) -> None:

@@ -20,23 +20,23 @@ def to_device(numbers: Tensor, device: torch.device) -> Tensor:
     return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
 
 
-class Outcome(NamedTuple):
-    """Exit flags on their way to the host: bool ``[bucket]``, there once the event (None: now) is over."""
+class Arrival(NamedTuple):
+    """Tensors on their way to the host, there once the event (None: now) is over."""
 
-    flags: Tensor
+    tensors: tuple[Tensor, ...]
     event: torch.cuda.Event | None
 
     def ready(self) -> bool:
         return self.event is None or self.event.query()
 
-    def wait(self) -> Tensor:
+    def wait(self) -> tuple[Tensor, ...]:
         if self.event is not None:
             self.event.synchronize()
-        return self.flags
+        return self.tensors
 
 
 class Transfer:
-    """Carries a plan's slots and steps down and the flags up; on a CPU nothing moves."""
+    """Carries a plan's slots and steps down and what came of it up; on a CPU nothing moves."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -46,12 +46,13 @@ class Transfer:
         slots, steps = to_device(torch.from_numpy(np.stack([plan.slots, plan.steps])), self.device)
         return slots, steps
 
-    def up(self, exited: Tensor) -> Outcome:
-        """Start the flags' way to the host."""
+    def up(self, *found: Tensor) -> Arrival:
+        """Start the way to the host."""
         if self.device.type != "cuda":
-            return Outcome(exited, None)
-        flags = torch.empty(exited.shape, dtype=torch.bool, pin_memory=True)
-        flags.copy_(exited, non_blocking=True)
+            return Arrival(found, None)
+        tensors = tuple(torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in found)
+        for there, here in zip(found, tensors, strict=True):
+            here.copy_(there, non_blocking=True)
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(self.device))
-        return Outcome(flags, event)
+        return Arrival(tensors, event)

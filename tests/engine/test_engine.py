@@ -155,29 +155,33 @@ def test_deadlines_answer_with_the_newest_prediction(tiny, allowed):
 
 
 class Lagging:
-    """Outcomes that take some looks to come back, as on a GPU."""
+    """Outcomes and answers that take some looks to come back, as on a GPU; `waits` are for answers."""
 
     def __init__(self, transfer, looks):
         self.down, self.looks = transfer.down, looks
-        self.most = self.open = 0
+        self.most = self.open = self.waits = 0
 
-    def up(self, exited):
-        self.open += 1
-        self.most = max(self.most, self.open)
-        return LateOutcome(exited.clone(), self, self.looks)
+    def up(self, *tensors):
+        if len(tensors) == 1:
+            self.open += 1
+            self.most = max(self.most, self.open)
+        return LateArrival(tuple(t.clone() for t in tensors), self, self.looks)
 
 
-class LateOutcome:
-    def __init__(self, flags, owner, looks):
-        self.flags, self.owner, self.looks = flags, owner, looks
+class LateArrival:
+    def __init__(self, tensors, owner, looks):
+        self.tensors, self.owner, self.looks = tensors, owner, looks
 
     def ready(self):
         self.looks -= 1
         return self.looks < 0
 
     def wait(self):
-        self.owner.open -= 1
-        return self.flags
+        if len(self.tensors) == 1:
+            self.owner.open -= 1
+        elif self.looks >= 0:
+            self.owner.waits += 1
+        return self.tensors
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -190,6 +194,26 @@ def test_outcomes_may_lag(tiny, mode, in_flight, looks):
     assert_as_trace(tiny, images, thresholds, engine.predict(images, thresholds))
     assert lagging.most == in_flight
     assert lagging.open == 0
+
+
+@pytest.mark.parametrize(("mode", "early"), [("throughput", 0), ("latency", 59)])
+def test_a_stream_waits_for_answers_at_its_end(tiny, mode, early):
+    """And not before, or the next launch would come late; who asks for one image at a time waits for each."""
+    engine = engine_of(tiny, (1, 4), mode=mode, in_flight=2)
+    engine._transfer = lagging = Lagging(engine._transfer, 2)
+    images, waits = random_images(60, 80, 14), []
+
+    def produce():
+        for image in images:
+            waits.append(lagging.waits)
+            yield image
+
+    engine.thresholds = random_thresholds(tiny, images, 14)
+    answers = list(engine.stream(produce()))
+    assert [answer.ticket for answer in answers] == list(range(60))
+    assert [answer.class_id for answer in answers] == engine.predict(images).class_id.tolist()
+    assert waits[-1] == early
+    assert lagging.waits > early
 
 
 def test_an_image_whose_time_comes_in_flight_keeps_its_last_answer(tiny):

@@ -160,6 +160,19 @@ def test_launches_are_in_flight_and_nothing_waits(monkeypatch):
     assert engine.scheduler.statistics().waits <= model.config.steps + 1 or DEVICE != "cuda"
 
 
+def test_a_stream_brings_its_answers_without_a_wait():
+    """But for the event of their copies, which is the answers' own."""
+    engine = Engine(tiny_model().to(DEVICE), buckets=(8,))
+    images = random_images(200, 80).to(DEVICE)
+    list(engine.stream(iter(images[:40])))  # pinned memory is fetched now, and kernels are loaded
+    with no_waits():
+        answers = list(engine.stream(iter(images)))
+    assert all(answer.logits.device.type == answer.origins.device.type == "cpu" for answer in answers)
+    expected = engine.predict(images)
+    assert [answer.class_id for answer in answers] == expected.class_id.tolist()
+    torch.testing.assert_close(torch.stack([answer.logits for answer in answers]), expected.logits.cpu())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_the_same_to_the_bit_in_any_company(dtype):
     if dtype == torch.float16 and DEVICE == "cpu":
