@@ -4,13 +4,13 @@
     tests      pytest -m gpu, but the long random traffic
     sanitizer  compute-sanitizer's four tools on a tiny case of each kernel
     kernels    bench/kernels.py: each kernel beside what torch offers
-    record     bench/record.py: the two ceilings, the ladder, latency at batch 1
+    record     bench/record.py: the two ceilings, the ladder, latency at batch 1, what is not the networks'
     engine     bench/engine.py: two models in bfloat16 at batch 128, 32 and 512, p = 0.25, 0.5 and 1
 
 and, where --only names them, since with these it is more than ten minutes:
 
     compiled   the ladder and the engine again with compiled networks
-    tuning     layouts, compiled and not, sets of buckets, tile sizes
+    tuning     bench/tuning.py: layouts, compiled and not, sets of buckets, tile sizes
     float16    the engine in float16 and in float32
     traffic    a minute of random traffic
 
@@ -75,22 +75,22 @@ def parts_of(out: Path, dry: bool) -> list[Part]:
     sanitized = [python, f"{bench}/sanitized.py", *device]
     kernels = [python, f"{bench}/kernels.py", *device, "--write", "--results", str(out / "kernels.csv")]
     record = [python, f"{bench}/record.py", "--out", str(out / "record.csv"), *device]
+    tuning = [python, f"{bench}/tuning.py", "--out", str(out / "record.csv"), *device]
     engine = [python, f"{bench}/engine.py", *device, "--write", "--results", str(out / "engine.csv")]
     on = {"GFNET_GPU_TESTS": "cpu"} if dry else {}
     tests = [*pytest, *files, "-k", "not traffic", f"--junitxml={out / 'tests.xml'}"]
     traffic = [*pytest, files[1], "-k", "traffic"]
     if dry:
-        small = ["--configs", MODELS[1], "--backbones", MODELS[1], "--images", "8", "--baselines", "4"]
-        small += ["--batch", "4", "--dtype", "float32", "--rounds", "1", "--tiny"]
+        small = f"--configs {MODELS[1]} --images 8 --batch 4 --dtype float32 --rounds 1 --tiny".split()
         one = ["--config", MODELS[1], "--images", "8", "--batch", "4", "--baselines", "4", "--rounds", "1"]
         return [
             Part("build", 300, [by_cmake(out / "build", out / "build")]),  # this environment stays as it is
             Part("tests", 300, [tests], environment=on),
             Part("sanitizer", 120, [sanitized] * 2, together=True),
             Part("kernels", 120, [[*kernels, "--quick"]]),
-            Part("record", 300, [[*record, *small, "ceilings", "ladder", "latency"]]),
+            Part("record", 300, [[*record, *small, "--baselines", "4"]]),
             Part("engine", 200, [[*engine, *one]]),
-            Part("tuning", 200, [[*record, *small, "tuning", "blocks"]]),
+            Part("tuning", 200, [[*tuning, *small, "--backbones", MODELS[1]]]),
             Part("traffic", 120, [traffic], environment=on | {"GFNET_TRAFFIC_SECONDS": "2"}),
         ]
     pip = [python, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "-e", "."]
@@ -113,10 +113,10 @@ def parts_of(out: Path, dry: bool) -> list[Part]:
         Part("tests", 120, [tests]),
         Part("sanitizer", 80, checks, together=True, environment=uncached),
         Part("kernels", 70, [[*kernels, "--seconds", "0.1", "--no-compile"]]),
-        Part("record", 110, [[*record, "ceilings", "ladder", "latency"]]),
+        Part("record", 110, [record]),
         Part("engine", 120, engines(["bfloat16"])),
         Part("compiled", 500, [*ladders, *engines(["bfloat16"], "--compile")], asked=True),
-        Part("tuning", 300, [[*record, "tuning", "blocks"], [*record, "--compile", "tuning"]], asked=True),
+        Part("tuning", 300, [tuning, [*tuning, "--compile", "tuning"]], asked=True),
         Part("float16", 250, engines(["float16", "float32"]), asked=True),
         Part("traffic", 120, [traffic], environment={"GFNET_TRAFFIC_SECONDS": "60"}, asked=True),
     ]

@@ -1,24 +1,37 @@
-"""What the measurements on a GPU share: captured baselines, a model and its images.
+"""What the measurements on a GPU share: captured baselines, a model and its images, options and rows.
 
 Everything here runs on a CPU as well, where nothing is captured and the clock is the host's.
 """
 
-from collections.abc import Callable, Iterator
+import argparse
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import gfnet_kernels as gk
+import numpy as np
 import torch
-from rows import processor
+import triton
+from rows import commit, driver, processor
 from torch import Tensor
 
 from gfnet_fast.checkpoints import load
+from gfnet_fast.engine.eager import EagerEngine
+from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.prepare import Prepared, best_time, compiled, compiling
 from gfnet_fast.model.gfnet import GFNet, Trace
+from gfnet_fast.tables import merge_rows
 from tests.conftest import conformance_fixture, random_images
 
+KEY = ("part", "config", "way", "prepared", "batch", "dtype", "share", "machine")
+FIELDS = (
+    *KEY, "unit", "p25", "p50", "p75", "times", "ideal", "agreement", "passes", "images", "rounds",
+    "driver", "torch", "triton", "python", "commit",
+)  # fmt: skip
+CONFIGS = ("resnet50_96_T5", "mobilenetv3_large_100_96_T3")
 DISTINCT = 512  # images that differ; more are these again, since making one takes a CPU milliseconds
 
 
@@ -138,3 +151,70 @@ def exact_float32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = flags
+
+
+class Table:
+    """The rows of a run, written as they come."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        device = torch.device(options.device)
+        self.path: Path = options.out
+        self.about = {
+            "machine": machine(device), "driver": driver() if device.type == "cuda" else "",
+            "torch": torch.__version__, "triton": triton.__version__, "python": platform.python_version(),
+            "commit": commit(), "rounds": options.rounds,
+        }  # fmt: skip
+
+    def add(self, samples: np.ndarray, unit: str, **row: object) -> float:
+        """A row of the quartiles of `samples`; its median."""
+        low, middle, high = np.quantile(samples, [0.25, 0.5, 0.75])
+        numbers = {"p25": f"{low:.6g}", "p50": f"{middle:.6g}", "p75": f"{high:.6g}", "unit": unit}
+        full = dict.fromkeys(FIELDS, "") | self.about | row | numbers
+        merge_rows(self.path, KEY, FIELDS, [full])
+        shown = (str(full[name]) for name in KEY[:-1])
+        notes = (f"{name} {full[name]}" for name in ("times", "ideal", "agreement", "passes") if full[name])
+        print(" ".join(filter(None, shown)), f"{middle:.6g} {unit}", *notes, flush=True)
+        return float(middle)
+
+
+def kind(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def predict(engine: Engine | EagerEngine, images: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    out = engine.predict(images, row)
+    return out.class_id, out.exit_step
+
+
+Part = Callable[[argparse.Namespace, Table], None]
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of a script of parts."""
+    own = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    own.add_argument("parts", nargs="*", metavar="PART", help="all without any")
+    own.add_argument("--out", type=Path, required=True, help="the table of rows")
+    own.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    own.add_argument("--configs", nargs="+", default=CONFIGS, help="names of conformance fixtures")
+    own.add_argument("--images", type=int, default=8192)
+    own.add_argument("--batch", type=int, default=128)
+    own.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    own.add_argument("--share", type=float, default=0.5)
+    own.add_argument("--rounds", type=int, default=7)
+    own.add_argument("--compile", action="store_true")
+    own.add_argument("--tiny", action="store_true", help="small sizes, to see that the paths run")
+    return own
+
+
+def run_parts(own: argparse.ArgumentParser, parts: Mapping[str, Part], arguments: Sequence[str]) -> int:
+    """Run the parts that the command line names; the exit status."""
+    options = own.parse_args(arguments)
+    if unknown := set(options.parts) - set(parts):
+        own.error(f"parts: expected some of {', '.join(parts)}, got {', '.join(sorted(unknown))}")
+    torch.manual_seed(0)
+    table = Table(options)
+    for name in options.parts or parts:
+        parts[name](options, table)
+    return 0

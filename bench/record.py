@@ -3,8 +3,7 @@
     ceilings   copy bandwidth and matrix rate, on random data
     ladder     from the official way to this engine, one technique after another, at one share of exits
     latency    batch 1, by exit step: percentiles, beside the sum of the launches' own times
-    tuning     layout and compiler per backbone, graphs against none, sets of buckets, the policy's share
-    blocks     tile sizes of the kernels that read pixels
+    control    what a launch has beside the networks, the host's time a launch, how busy the device is
 
 Each part times its contenders in turn, round after round, and writes its rows as it goes, so that one that
 runs out of time leaves what it has. `agreement` is the share of images with the class and the exit step of
@@ -14,80 +13,48 @@ TF32. Without a GPU nothing is captured, and `--tiny` makes every path quick: ro
 """
 
 import argparse
-import importlib
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gfnet_kernels as gk
 import numpy as np
 import torch
-import triton
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from measuring import (  # noqa: E402
+    Table,
     agreement,
     graphed,
     images_for,
-    machine,
+    kind,
     model_of,
+    parser,
+    predict,
+    run_parts,
     shared_thresholds,
     static_graphed,
     trace_of,
 )
-from rows import commit, driver  # noqa: E402
 
 from gfnet_fast._scheduler import Stage  # noqa: E402
 from gfnet_fast.benchmark import arithmetic, official, times_over  # noqa: E402
 from gfnet_fast.engine.eager import EagerEngine  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
 from gfnet_fast.engine.graphs import Graphs  # noqa: E402
-from gfnet_fast.engine.prepare import Prepared, compiled, compiling  # noqa: E402
+from gfnet_fast.engine.transfer import Arrival  # noqa: E402
 from gfnet_fast.evaluation import time_in_turn  # noqa: E402
 from gfnet_fast.exits import ALWAYS, NEVER  # noqa: E402
 from gfnet_fast.model.gfnet import GFNet, Trace, crop_origins  # noqa: E402
-from gfnet_fast.tables import merge_rows  # noqa: E402
 
-KEY = ("part", "config", "way", "prepared", "batch", "dtype", "share", "machine")
-FIELDS = (
-    *KEY, "unit", "p25", "p50", "p75", "times", "ideal", "agreement", "passes", "images", "rounds",
-    "driver", "torch", "triton", "python", "commit",
-)  # fmt: skip
-CONFIGS = ("resnet50_96_T5", "mobilenetv3_large_100_96_T3")
-BACKBONES = (*CONFIGS, "regnety_600m_96_T5", "efficientnet_b2_128_T4", "densenet121_96_T5")
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 Run = Callable[[], Any]
-
-
-class Table:
-    """The rows of a run, written as they come."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        device = torch.device(options.device)
-        self.path: Path = options.out
-        self.about = {
-            "machine": machine(device), "driver": driver() if device.type == "cuda" else "",
-            "torch": torch.__version__, "triton": triton.__version__, "python": platform.python_version(),
-            "commit": commit(), "rounds": options.rounds,
-        }  # fmt: skip
-
-    def add(self, samples: np.ndarray, unit: str, **row: object) -> float:
-        """A row of the quartiles of `samples`; its median."""
-        low, middle, high = np.quantile(samples, [0.25, 0.5, 0.75])
-        numbers = {"p25": f"{low:.6g}", "p50": f"{middle:.6g}", "p75": f"{high:.6g}", "unit": unit}
-        full = dict.fromkeys(FIELDS, "") | self.about | row | numbers
-        merge_rows(self.path, KEY, FIELDS, [full])
-        shown = (str(full[name]) for name in KEY[:-1])
-        notes = (f"{name} {full[name]}" for name in ("times", "ideal", "agreement", "passes") if full[name])
-        print(" ".join(filter(None, shown)), f"{middle:.6g} {unit}", *notes, flush=True)
-        return float(middle)
 
 
 def ceilings(options: argparse.Namespace, table: Table) -> None:
@@ -105,10 +72,6 @@ def ceilings(options: argparse.Namespace, table: Table) -> None:
         seconds = time_in_turn([run], 2 * options.rounds, device)[:, 0]
         rate = 4 * 2 * side**3 / seconds / 1e12
         table.add(rate, "TFLOP/s", part="ceilings", way=f"matrix product of side {side}", dtype=kind(dtype))
-
-
-def kind(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def ladder(options: argparse.Namespace, table: Table) -> None:
@@ -181,11 +144,6 @@ def climb(
 
 def never(model: GFNet) -> Tensor:
     return torch.tensor([NEVER] * (model.config.steps - 1) + [ALWAYS])
-
-
-def predict(engine: Engine | EagerEngine, images: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-    out = engine.predict(images, row)
-    return out.class_id, out.exit_step
 
 
 Cut = Callable[[GFNet, Tensor, Tensor | None], Tensor]
@@ -285,13 +243,13 @@ def latency(options: argparse.Namespace, table: Table) -> None:
         table.add(seconds[:, 1] * 1e6, "us", way="static", **about)
 
 
-def launch_times(engine: Engine, image: Tensor, rounds: int) -> list[float]:
-    """Seconds of a glance and of a focus launch of one image, back to back: the device's own time."""
+def launch_times(engine: Engine, images: Tensor, rounds: int) -> list[float]:
+    """Seconds of a glance and of a focus launch of a bucket of images, back to back: the device's own."""
     device = engine.arena.device
     run = Graphs(engine.stages, engine.buckets).run if device.type == "cuda" else engine.stages.run
     many = 50 if device.type == "cuda" else 1
-    slots = torch.zeros(1, dtype=torch.int32, device=device)
-    engine.arena.put(np.zeros(1, np.int32), image)
+    slots = torch.arange(len(images), dtype=torch.int32, device=device)
+    engine.arena.put(slots.cpu().numpy(), images)
     calls = [
         times_over(partial(run, stage, slots, torch.full_like(slots, step)), many)
         for stage, step in ((Stage.GLANCE, 1), (Stage.FOCUS, 2))
@@ -302,137 +260,88 @@ def launch_times(engine: Engine, image: Tensor, rounds: int) -> list[float]:
     return [float(taken) / many for taken in np.median(seconds, axis=0)]
 
 
-def tuning(options: argparse.Namespace, table: Table) -> None:
-    """Choices that a CPU cannot make; with --compile only those that it concerns."""
-    for config in () if options.compile else options.configs:
-        tune_engine(options, table, config)
-    for config in options.backbones:
-        tune_backbone(options, table, config)
-
-
-def tune_backbone(options: argparse.Namespace, table: Table, config: str) -> None:
-    """Layout and compiler of one encoder on its patches, captured."""
+def control(options: argparse.Namespace, table: Table) -> None:
+    """Throughput mode, launches of one size: what is not the networks' own arithmetic."""
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-    model = model_of(config, device)
-    size, batch = model.config.patch_size, options.batch
-    patches = torch.randn(batch, 3, size, size, device=device).to(dtype, memory_format=torch.channels_last)
-    ways: dict[str, Run] = {}
-    with torch.no_grad(), compiling():
-        for name, layout in LAYOUTS.items():
-            encoder: Any = Prepared(model.local_encoder, size, batch, dtype, layout)
-            ways[f"folded, {name}"] = graphed(partial(encoder, patches), device)
-            if options.compile:
-                ways[f"compiled, {name}"] = graphed(partial(compiled(encoder), patches), device)
-        seconds = time_in_turn(list(ways.values()), options.rounds, device)
-    for way, column in zip(ways, seconds.T, strict=True):
-        about = {"part": "tuning", "config": config, "way": way, "batch": batch, "dtype": options.dtype}
-        table.add(column / batch * 1e6, "us/image", **about)
+    form = "compiled" if options.compile else "folded"
+    for config in options.configs:
+        model, batch = model_of(config, device), options.batch
+        images = images_for(model, options.images)
+        row = shared_thresholds(trace_of(model, images), options.share)
+        engine = Engine(model, dtype=dtype, buckets=(batch,), compile=options.compile)
+        about = {
+            "part": "control",
+            "config": config,
+            "dtype": options.dtype,
+            "prepared": form,
+            "batch": batch,
+        }
+        whole = launch_times(engine, images[:batch], options.rounds)
+        many = 50 if device.type == "cuda" else 1
+        pieces = {
+            "networks of a glance": arithmetic(engine, 1),
+            "networks of a focus": arithmetic(engine, 2),
+            "state read, exits, state written": bookkeeping(engine),
+        }
+        calls = [times_over(graphed(piece, device), many) for piece in pieces.values()]
+        seconds = time_in_turn(calls, options.rounds, device) / many
+        for way, taken in zip(pieces, seconds.T, strict=True):
+            table.add(taken * 1e6, "us", way=way, **about)
+        for way, taken in zip(("glance launch", "focus launch"), whole, strict=True):
+            table.add(np.array([taken]) * 1e6, "us", way=way, **about)
+        hosts, busy = np.array([host_times(engine, images, row, whole) for _ in range(options.rounds)]).T
+        about |= {"share": options.share, "images": len(images)}
+        table.add(hosts * 1e6, "us", way="host, a launch, waits left out", **about)
+        table.add(100 * busy, "%", way="device busy: launches' own time of the wall's", **about)
 
 
-def tune_engine(options: argparse.Namespace, table: Table, config: str) -> None:
-    """Sets of buckets, at several numbers of images; then what a focus launch takes, and the policy of it."""
-    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-    model, batch = model_of(config, device), options.batch
-    images = images_for(model, options.images)
-    row = shared_thresholds(trace_of(model, images), options.share)
-    about = {"part": "tuning", "config": config, "dtype": options.dtype, "prepared": "folded"}
-    parts = [{1}, {1, 4}, {1, 8, batch}, {1, 2, 4, 8, 16, batch}]  # of the batch
-    sets = dict.fromkeys(tuple(sorted({batch, *(max(1, batch // n) for n in part)})) for part in parts)
-    engines = {rows: Engine(model, dtype=dtype, buckets=rows) for rows in sets}
-    for count in dict.fromkeys((max(1, len(images) // 64), max(1, len(images) // 8), len(images))):
-        runs = [partial(predict, engine, images[:count], row) for engine in engines.values()]
-        seconds = time_in_turn(runs, options.rounds, device)
-        for rows, column in zip(engines, seconds.T, strict=True):
-            way = f"buckets {' '.join(map(str, rows))}, {count} images"
-            extra = {"batch": batch, "share": options.share, "images": count}
-            table.add(count / column, "images/s", way=way, **extra, **about)
-    engine = list(engines.values())[-1]
-    for bucket in engine.buckets:
-        for way, samples in focus_times(engine, images[:bucket], options.rounds).items():
-            table.add(samples * 1e6, "us", way=way, batch=bucket, **about)
+def bookkeeping(engine: Engine) -> Run:
+    """What a focus launch does to the arena, without networks and pixels."""
+    stages, arena, rows = engine.stages, engine.arena, engine.buckets[-1]
+    slots = torch.arange(rows, dtype=torch.int32, device=arena.device)
+    steps, origins = torch.full_like(slots, 2), arena.origins[:rows, 1].clone()
+    logits = torch.zeros(rows, engine.config.classes, device=arena.device)
+    of = (arena.feature_map, arena.policy, arena.room, arena.memory)
+    kept = stages.classifier.kept(arena.memory)
+    memory = kept[:rows].flatten(1)[:, : kept.shape[-1]].clone()
+
+    @torch.no_grad()
+    def run() -> None:
+        seen, policy, _, _ = gk.gather_all(of, slots)
+        stages.keep(slots, steps, logits, seen, policy, memory, origins)
+
+    return run
 
 
-@torch.no_grad()
-def focus_times(engine: Engine, images: Tensor, rounds: int, many: int = 10) -> dict[str, np.ndarray]:
-    """Seconds of a focus launch of these images, captured and not, and of its policy alone."""
-    stages, arena, rows, device = engine.stages, engine.arena, len(images), images.device
-    arena.put(np.arange(rows, dtype=np.int32), images)
-    slots = torch.arange(rows, dtype=torch.int32, device=device)
-    steps = torch.full_like(slots, 2)
-    inputs = [values[:rows].contiguous() for values in (arena.feature_map, arena.policy, arena.room)]
-    calls: dict[str, Run] = {
-        "focus, no graph": partial(stages.run, Stage.FOCUS, slots, steps),
-        "policy alone": graphed(partial(stages.look, *inputs), device),
-    }
-    if device.type == "cuda":
-        calls["focus, graph"] = partial(Graphs(stages, [rows]).run, Stage.FOCUS, slots, steps)
-    seconds = time_in_turn([times_over(call, many) for call in calls.values()], rounds, device) / many
-    arena.release_all()
-    return dict(zip(calls, seconds.T, strict=True))
+def host_times(engine: Engine, images: Tensor, row: Tensor, whole: Sequence[float]) -> tuple[float, float]:
+    """Seconds of the host a launch, waits left out; the launches' own time as a share of the wall's.
 
+    On a CPU the host is the device, and the first says nothing.
+    """
+    engine.predict(images[: engine.buckets[-1]], row)
+    engine.reset()
+    waited, complete = 0.0, Arrival.wait
 
-def blocks(options: argparse.Namespace, table: Table) -> None:
-    """Tiles of the kernels that read pixels; what is in the file is one of them."""
-    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-    count, side, size = (4, 64, 32) if options.tiny else (1024, 224, 96)
-    images = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, device=device)
-    slots = torch.arange(count, dtype=torch.int32, device=device)
-    origins = torch.randint(0, side - size + 1, (count, 2), dtype=torch.int32, device=device)
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    calls: dict[str, Run] = {
-        "crop": partial(gk.crop, images, slots, origins, size, mean, std, dtype),
-        "glance": partial(gk.glance, images, slots, size, "bicubic", mean, std, dtype),
-    }
-    for op, call in calls.items():
-        file: Any = importlib.import_module(f"gfnet_kernels.{op}")
-        own = file.ROWS, file.COLUMNS, file.WARPS
-        captured = {}
-        for tile in tiles(own, options.tiny):
-            file.ROWS, file.COLUMNS, file.WARPS = tile
-            captured[tile] = graphed(times_over(call, 10), device)
-        file.ROWS, file.COLUMNS, file.WARPS = own
-        seconds = time_in_turn(list(captured.values()), options.rounds, device)
-        for tile, column in zip(captured, seconds.T, strict=True):
-            way = "{} rows {} columns {} warps {}".format(op, *tile) + " (in the file)" * (tile == own)
-            table.add(column / 10 * 1e6, "us", part="blocks", way=way, batch=count, dtype=options.dtype)
+    def wait(arrival: Arrival) -> tuple[Tensor, ...]:
+        nonlocal waited
+        begin = time.perf_counter()
+        tensors = complete(arrival)
+        waited += time.perf_counter() - begin
+        return tensors
 
-
-def tiles(own: tuple[int, int, int], tiny: bool) -> Sequence[tuple[int, int, int]]:
-    others = {(rows, 128, warps) for rows in (4, 8, 16, 32) for warps in (4, 8)}
-    return sorted({own} if tiny else {own} | others)
-
-
-PARTS = {
-    "ceilings": ceilings, "ladder": ladder, "latency": latency, "tuning": tuning, "blocks": blocks,
-}  # fmt: skip
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="all without any")
-    parser.add_argument("--out", type=Path, required=True, help="the table of rows")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--configs", nargs="+", default=CONFIGS, help="names of conformance fixtures")
-    parser.add_argument("--backbones", nargs="+", default=BACKBONES, help="the same, for tuning")
-    parser.add_argument("--images", type=int, default=8192)
-    parser.add_argument("--baselines", type=int, default=512, help="images for what runs all steps")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
-    parser.add_argument("--share", type=float, default=0.5)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that the paths run")
-    options = parser.parse_args()
-    if unknown := set(options.parts) - set(PARTS):
-        parser.error(f"parts: expected some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
-    torch.manual_seed(0)
-    table = Table(options)
-    for name in options.parts or PARTS:
-        PARTS[name](options, table)
-    return 0
+    with mock.patch.object(Arrival, "wait", wait):
+        begin = time.perf_counter()
+        engine.predict(images, row)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+        wall = time.perf_counter() - begin
+    found = engine.scheduler.statistics()
+    device = sum(found.glance_launches) * whole[0] + sum(found.focus_launches) * whole[1]
+    return (wall - waited) / found.launches, device / wall
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    own = parser(__doc__)
+    own.add_argument("--baselines", type=int, default=512, help="images for what runs all steps")
+    parts = {"ceilings": ceilings, "ladder": ladder, "latency": latency, "control": control}
+    sys.exit(run_parts(own, parts, sys.argv[1:]))

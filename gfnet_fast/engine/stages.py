@@ -168,7 +168,7 @@ class Stages:
         if self.head is not None:
             logits = self.head(feature.float())
         policy = torch.zeros_like(arena.policy[:1]).expand(len(slots), -1)
-        return self._keep(slots, steps, logits, feature_map, policy, memory)
+        return self.keep(slots, steps, logits, feature_map, policy, memory)
 
     def focus(self, slots: Tensor, steps: Tensor) -> Tensor:
         c, arena = self.config, self.arena
@@ -179,9 +179,9 @@ class Stages:
         patches = gk.crop(arena.table, slots, origins, c.patch_size, mean, std, self.dtype)
         feature_map, feature = self.encode_focus(patches)
         logits, memory = self.classify(feature, earlier, steps)
-        return self._keep(slots, steps, logits, feature_map, policy, memory, origins)
+        return self.keep(slots, steps, logits, feature_map, policy, memory, origins)
 
-    def _keep(
+    def keep(
         self,
         slots: Tensor,
         steps: Tensor,

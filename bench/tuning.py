@@ -1,0 +1,153 @@
+"""Choices that only a GPU can settle: python bench/tuning.py [PART ...] --out TABLE.
+
+    tuning     layout and compiler per backbone, graphs against none, sets of buckets, the policy's share
+    blocks     tile sizes of the kernels that read pixels
+
+Rows as in `record.py`. With `--compile` only what the compiler concerns.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gfnet_kernels as gk
+import numpy as np
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from measuring import (  # noqa: E402
+    CONFIGS,
+    Table,
+    graphed,
+    images_for,
+    model_of,
+    parser,
+    predict,
+    run_parts,
+    shared_thresholds,
+    trace_of,
+)
+
+from gfnet_fast._scheduler import Stage  # noqa: E402
+from gfnet_fast.benchmark import times_over  # noqa: E402
+from gfnet_fast.engine.engine import Engine  # noqa: E402
+from gfnet_fast.engine.graphs import Graphs  # noqa: E402
+from gfnet_fast.engine.prepare import Prepared, compiled, compiling  # noqa: E402
+from gfnet_fast.evaluation import time_in_turn  # noqa: E402
+
+BACKBONES = (*CONFIGS, "regnety_600m_96_T5", "efficientnet_b2_128_T4", "densenet121_96_T5")
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+Run = Callable[[], Any]
+
+
+def tuning(options: argparse.Namespace, table: Table) -> None:
+    """Choices that a CPU cannot make; with --compile only those that it concerns."""
+    for config in () if options.compile else options.configs:
+        tune_engine(options, table, config)
+    for config in options.backbones:
+        tune_backbone(options, table, config)
+
+
+def tune_backbone(options: argparse.Namespace, table: Table, config: str) -> None:
+    """Layout and compiler of one encoder on its patches, captured."""
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    model = model_of(config, device)
+    size, batch = model.config.patch_size, options.batch
+    patches = torch.randn(batch, 3, size, size, device=device).to(dtype, memory_format=torch.channels_last)
+    ways: dict[str, Run] = {}
+    with torch.no_grad(), compiling():
+        for name, layout in LAYOUTS.items():
+            encoder: Any = Prepared(model.local_encoder, size, batch, dtype, layout)
+            ways[f"folded, {name}"] = graphed(partial(encoder, patches), device)
+            if options.compile:
+                ways[f"compiled, {name}"] = graphed(partial(compiled(encoder), patches), device)
+        seconds = time_in_turn(list(ways.values()), options.rounds, device)
+    for way, column in zip(ways, seconds.T, strict=True):
+        about = {"part": "tuning", "config": config, "way": way, "batch": batch, "dtype": options.dtype}
+        table.add(column / batch * 1e6, "us/image", **about)
+
+
+def tune_engine(options: argparse.Namespace, table: Table, config: str) -> None:
+    """Sets of buckets, at several numbers of images; then what a focus launch takes, and the policy of it."""
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    model, batch = model_of(config, device), options.batch
+    images = images_for(model, options.images)
+    row = shared_thresholds(trace_of(model, images), options.share)
+    about = {"part": "tuning", "config": config, "dtype": options.dtype, "prepared": "folded"}
+    parts = [{1}, {1, 4}, {1, 8, batch}, {1, 2, 4, 8, 16, batch}]  # of the batch
+    sets = dict.fromkeys(tuple(sorted({batch, *(max(1, batch // n) for n in part)})) for part in parts)
+    engines = {rows: Engine(model, dtype=dtype, buckets=rows) for rows in sets}
+    for count in dict.fromkeys((max(1, len(images) // 64), max(1, len(images) // 8), len(images))):
+        runs = [partial(predict, engine, images[:count], row) for engine in engines.values()]
+        seconds = time_in_turn(runs, options.rounds, device)
+        for rows, column in zip(engines, seconds.T, strict=True):
+            way = f"buckets {' '.join(map(str, rows))}, {count} images"
+            extra = {"batch": batch, "share": options.share, "images": count}
+            table.add(count / column, "images/s", way=way, **extra, **about)
+    engine = list(engines.values())[-1]
+    for bucket in engine.buckets:
+        for way, samples in focus_times(engine, images[:bucket], options.rounds).items():
+            table.add(samples * 1e6, "us", way=way, batch=bucket, **about)
+
+
+@torch.no_grad()
+def focus_times(engine: Engine, images: Tensor, rounds: int, many: int = 10) -> dict[str, np.ndarray]:
+    """Seconds of a focus launch of these images, captured and not, and of its policy alone."""
+    stages, arena, rows, device = engine.stages, engine.arena, len(images), images.device
+    arena.put(np.arange(rows, dtype=np.int32), images)
+    slots = torch.arange(rows, dtype=torch.int32, device=device)
+    steps = torch.full_like(slots, 2)
+    inputs = [values[:rows].contiguous() for values in (arena.feature_map, arena.policy, arena.room)]
+    calls: dict[str, Run] = {
+        "focus, no graph": partial(stages.run, Stage.FOCUS, slots, steps),
+        "policy alone": graphed(partial(stages.look, *inputs), device),
+    }
+    if device.type == "cuda":
+        calls["focus, graph"] = partial(Graphs(stages, [rows]).run, Stage.FOCUS, slots, steps)
+    seconds = time_in_turn([times_over(call, many) for call in calls.values()], rounds, device) / many
+    arena.release_all()
+    return dict(zip(calls, seconds.T, strict=True))
+
+
+def blocks(options: argparse.Namespace, table: Table) -> None:
+    """Tiles of the kernels that read pixels; what is in the file is one of them."""
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    count, side, size = (4, 64, 32) if options.tiny else (1024, 224, 96)
+    images = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, device=device)
+    slots = torch.arange(count, dtype=torch.int32, device=device)
+    origins = torch.randint(0, side - size + 1, (count, 2), dtype=torch.int32, device=device)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    calls: dict[str, Run] = {
+        "crop": partial(gk.crop, images, slots, origins, size, mean, std, dtype),
+        "glance": partial(gk.glance, images, slots, size, "bicubic", mean, std, dtype),
+    }
+    for op, call in calls.items():
+        file: Any = importlib.import_module(f"gfnet_kernels.{op}")
+        own = file.ROWS, file.COLUMNS, file.WARPS
+        captured = {}
+        for tile in tiles(own, options.tiny):
+            file.ROWS, file.COLUMNS, file.WARPS = tile
+            captured[tile] = graphed(times_over(call, 10), device)
+        file.ROWS, file.COLUMNS, file.WARPS = own
+        seconds = time_in_turn(list(captured.values()), options.rounds, device)
+        for tile, column in zip(captured, seconds.T, strict=True):
+            way = "{} rows {} columns {} warps {}".format(op, *tile) + " (in the file)" * (tile == own)
+            table.add(column / 10 * 1e6, "us", part="blocks", way=way, batch=count, dtype=options.dtype)
+
+
+def tiles(own: tuple[int, int, int], tiny: bool) -> Sequence[tuple[int, int, int]]:
+    others = {(rows, 128, warps) for rows in (4, 8, 16, 32) for warps in (4, 8)}
+    return sorted({own} if tiny else {own} | others)
+
+
+if __name__ == "__main__":
+    own = parser(__doc__)
+    own.add_argument("--backbones", nargs="+", default=BACKBONES, help="as --configs, for layouts")
+    sys.exit(run_parts(own, {"tuning": tuning, "blocks": blocks}, sys.argv[1:]))
