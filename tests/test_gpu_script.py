@@ -161,7 +161,10 @@ def test_every_kernel_has_a_case_for_the_sanitizer_and_a_wrong_one_is_seen(scrip
     monkeypatch.setattr(sys, "argv", ["sanitized.py", "--device", "cpu"])
     assert sanitized.main() == 0
     assert capsys.readouterr().out.count("ok") == len(ops)
-    wrong = lambda arenas, slots: [torch.zeros(len(slots), arena.shape[1]) for arena in arenas]  # noqa: E731
+
+    def wrong(arenas, slots):
+        return [torch.zeros(len(slots), arena.shape[1]) for arena in arenas]
+
     monkeypatch.setattr(gk, "gather_all", wrong)
     with pytest.raises(AssertionError):
         sanitized.main()
