@@ -314,6 +314,44 @@ def rows_case(n: int, width: int, dtype: torch.dtype, device: str) -> Iterator[C
     yield Case("scatter", size, dtype, moved, lambda: gk.scatter(arena, slots, rows), put, gate)
 
 
+def several_case(n: int, dtype: torch.dtype, device: str) -> Iterator[Case]:
+    """What a focus launch of a ResNet-50 at 96 px reads and writes, at once and an arena a launch."""
+    whole = [(18432,), (1024,), (2,), (1024,)]
+    parts = [whole[0], whole[1], whole[3], (2, 1000), (2, 1), (2, 1), (5, 2)]
+    types = [dtype, torch.float32, torch.float32, dtype]
+    arenas = [torch.randn(2 * n, *shape, device=device).to(t) for shape, t in zip(whole, types, strict=True)]
+    types = [dtype, torch.float32, dtype, torch.float32, torch.float32, torch.int32, torch.int32]
+    homes = [
+        torch.zeros(2 * n, *shape, device=device, dtype=t) for shape, t in zip(parts, types, strict=True)
+    ]
+    rows = [torch.randn(n, home.shape[-1], device=device).to(home.dtype) for home in homes]
+    slots, step = torch.randperm(2 * n, device=device)[:n].int(), torch.full((n,), 2, device=device).int()
+    steps = [step if home.ndim == 3 else None for home in homes]
+
+    def take_each() -> list[Tensor]:
+        return [gk.gather(arena, slots) for arena in arenas]
+
+    def put_each() -> None:
+        for home, part, at in zip(homes, rows, steps, strict=True):
+            gk.scatter(home, slots, part, at)
+
+    def put() -> None:
+        gk.scatter_all(homes, slots, rows, step)
+
+    def gate() -> None:
+        put()
+        for home, part in zip(homes, rows, strict=True):
+            close((home if home.ndim == 2 else home[:, 1])[slots], part, dtype)
+
+    moved = [2 * n * sum(t.shape[-1] * t.element_size() for t in several) for several in (arenas, homes)]
+    size = f"{n} x {len(arenas)} arenas"
+    yield Case(
+        "gather_all", size, dtype, moved[0], lambda: gk.gather_all(arenas, slots), {"each": take_each},
+        lambda: close(list(gk.gather_all(arenas, slots)), take_each(), dtype),
+    )  # fmt: skip
+    yield Case("scatter_all", f"{n} x {len(homes)} arenas", dtype, moved[1], put, {"each": put_each}, gate)
+
+
 def cases(device: str, quick: bool, compiled: bool) -> Iterator[Case]:
     """All cases, smallest first; a CPU gets fewer images and float32 beside bfloat16."""
     gpu = device == "cuda"
@@ -334,6 +372,8 @@ def cases(device: str, quick: bool, compiled: bool) -> Iterator[Case]:
         yield exits_case(rows, 1000, dtype, device, compiled, True)
         yield gru_case(rows, 1024, dtype, device, compiled)
         yield from rows_case(rows, 1024, dtype, device)
+        for n in (4,) if quick else (1, 8, 64):
+            yield from several_case(n, dtype, device)
     for n in (64,) if quick else (64, 1024, 65536):
         yield compact_case(n, device)
 

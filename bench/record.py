@@ -269,14 +269,12 @@ def control(options: argparse.Namespace, table: Table) -> None:
         images = images_for(model, options.images)
         row = shared_thresholds(trace_of(model, images), options.share)
         engine = Engine(model, dtype=dtype, buckets=(batch,), compile=options.compile)
+        rounds = min(options.rounds, 3)
         about = {
-            "part": "control",
-            "config": config,
-            "dtype": options.dtype,
-            "prepared": form,
-            "batch": batch,
-        }
-        whole = launch_times(engine, images[:batch], options.rounds)
+            "part": "control", "config": config, "dtype": options.dtype, "prepared": form, "batch": batch,
+            "rounds": rounds,
+        }  # fmt: skip
+        whole = launch_times(engine, images[:batch], rounds)
         many = 50 if device.type == "cuda" else 1
         pieces = {
             "networks of a glance": arithmetic(engine, 1),
@@ -284,12 +282,12 @@ def control(options: argparse.Namespace, table: Table) -> None:
             "state read, exits, state written": bookkeeping(engine),
         }
         calls = [times_over(graphed(piece, device), many) for piece in pieces.values()]
-        seconds = time_in_turn(calls, options.rounds, device) / many
+        seconds = time_in_turn(calls, rounds, device) / many
         for way, taken in zip(pieces, seconds.T, strict=True):
             table.add(taken * 1e6, "us", way=way, **about)
         for way, taken in zip(("glance launch", "focus launch"), whole, strict=True):
             table.add(np.array([taken]) * 1e6, "us", way=way, **about)
-        hosts, busy = np.array([host_times(engine, images, row, whole) for _ in range(options.rounds)]).T
+        hosts, busy = np.array([host_times(engine, images, row, whole) for _ in range(rounds)]).T
         about |= {"share": options.share, "images": len(images)}
         table.add(hosts * 1e6, "us", way="host, a launch, waits left out", **about)
         table.add(100 * busy, "%", way="device busy: launches' own time of the wall's", **about)
@@ -332,12 +330,13 @@ def host_times(engine: Engine, images: Tensor, row: Tensor, whole: Sequence[floa
     with mock.patch.object(Arrival, "wait", wait):
         begin = time.perf_counter()
         engine.predict(images, row)
+        host = time.perf_counter() - begin
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
         wall = time.perf_counter() - begin
     found = engine.scheduler.statistics()
     device = sum(found.glance_launches) * whole[0] + sum(found.focus_launches) * whole[1]
-    return (wall - waited) / found.launches, device / wall
+    return (host - waited) / found.launches, device / wall
 
 
 if __name__ == "__main__":

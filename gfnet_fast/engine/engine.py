@@ -92,7 +92,9 @@ class Engine(Loop):
         """Answers in the order of single images, in memory that does not grow with their number.
 
         At most a batch is asked for at a time. In latency mode an image is answered before the next one is
-        asked for; in deadline mode no more are asked for than have a glance in half of the time allowed.
+        asked for, which is the mode for a source that is slower than the engine: in throughput mode an answer
+        may come when some more batches have been asked for. In deadline mode no more are asked for than have
+        a glance in half of the time allowed.
         When the consumer stops, or the iterable raises, nothing of the images stays behind.
         """
         self._expect_idle()
@@ -118,11 +120,11 @@ class Engine(Loop):
                 # A wait would hold up the next launch; the end, and whoever asks for one at a time, waits.
                 at_leisure = self.mode is Mode.THROUGHPUT and not ended
                 while coming:
-                    answers, prediction = coming[0]
-                    if at_leisure and len(coming) <= self.in_flight and not prediction.ready():
+                    answers, arrival = coming[0]
+                    if at_leisure and len(coming) <= self.in_flight and not arrival.ready():
                         break
                     coming.popleft()
-                    here = answers._replace(prediction=Prediction(*prediction.wait()))
+                    here = answers._replace(prediction=Prediction(*arrival.taken()))
                     ready.update((answer.ticket, answer) for answer in singles(here))
                 while first in ready:
                     yield ready.pop(first)

@@ -1,4 +1,4 @@
-"""Slot numbers to the device and exit flags back, without a wait in between."""
+"""Slot numbers to the device, exit flags and answers back, without a wait in between."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ class Arrival(NamedTuple):
         if self.event is not None:
             self.event.synchronize()
         return self.tensors
+
+    def taken(self) -> tuple[Tensor, ...]:
+        """As :meth:`wait`, in memory that may be kept: page-locked memory is for the next ones."""
+        tensors = self.wait()
+        return tensors if self.event is None else tuple(tensor.clone() for tensor in tensors)
 
 
 class Transfer:

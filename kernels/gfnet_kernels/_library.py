@@ -91,7 +91,7 @@ def _tensors(args: tuple[Any, ...]) -> Iterator[Tensor]:
         if isinstance(arg, Tensor):
             yield arg
         elif isinstance(arg, list):
-            yield from arg
+            yield from (part for part in arg if isinstance(part, Tensor))
 
 
 def expect(ok: bool, what: str, expected: object, got: object) -> None:

@@ -147,8 +147,11 @@ def _glance_cpu(
     scale, bias = _affine_lines(tuple(mean), tuple(std), table or images.dtype, size)
     count = TAPS[filter]
     flat = flatten(images, table, slots)
-    sides = torch.tensor([flat.common[:2]], device="cpu") if flat.fields is None else flat.fields[:, :2]
-    largest = int((sides[:, 0].clamp(max=count * size) * sides[:, 1]).max())
+    most = count * size  # lines of an image that are read, or up to twice as many
+    if flat.fields is None:
+        largest = min(flat.common[0], most) * flat.common[1]
+    else:
+        largest = int((flat.fields[:, 0].clamp(max=most) * flat.fields[:, 1]).max())
     for block, written in batches(flat, rows, slice(0, 2), 3 * largest):
         pictures = image_views(flat, block)
         height, width, _ = pictures[0].shape
@@ -170,7 +173,7 @@ def _filtered(lines: Tensor, taps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     return torch.embedding_bag(lines, taps[0], taps[1], False, 0, False, taps[2])[0]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _sources(length: int, size: int, taps: int) -> tuple[Tensor, Tensor]:
     """Positions that each output position is made of, int64 ``[size, taps]``, and their weights, float32."""
     index = torch.arange(size, dtype=torch.float32, device="cpu")
@@ -187,10 +190,11 @@ def _sources(length: int, size: int, taps: int) -> tuple[Tensor, Tensor]:
     return (whole.long()[:, None] + offset).clamp_(0, length - 1), weight
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _lines_read(length: int, size: int, taps: int) -> Tensor:
-    """The positions that any output position is made of, in order: of a large image a few."""
-    return _sources(length, size, taps)[0].unique()
+    """The positions that any output position is made of, in order, where they are at most half; or all."""
+    read = _sources(length, size, taps)[0].unique()
+    return read if 2 * len(read) <= length else steps(length, 1)
 
 
 @lru_cache(maxsize=256)

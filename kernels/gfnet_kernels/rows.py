@@ -99,7 +99,8 @@ def scatter_launch(rows: Tensors, slots: Tensor, step: Tensor | None, by_slot: b
     if len(slots):
         scatter_kernel[(len(slots), first[-1])](
             tuple(rows), slots, step, tuple(arenas), WIDTHS=widths, FIRST=first,
-            ROW_STRIDES=tuple(part.stride(0) for part in rows),
+            # That of a single row is never used, and would be another kernel.
+            ROW_STRIDES=tuple(part.stride(0) if len(slots) > 1 else part.shape[1] for part in rows),
             SLOT_STRIDES=tuple(arena.stride(0) for arena in arenas),
             STEP_STRIDES=tuple(arena.stride(-2) for arena in arenas),
             LENGTHS=tuple(arena.shape[1] if arena.ndim == 3 else 1 for arena in arenas),
@@ -128,22 +129,20 @@ def _scatter_cpu(rows: Tensors, slots: Tensor, step: Tensor | None, by_slot: boo
     at = slots.long()
     taken = None if step is None else (step.index_select(0, at) if by_slot else step).long() - 1
     for part, arena in zip(rows, arenas, strict=True):
-        if taken is None or arena.ndim == 2:
+        if arena.ndim == 2 or taken is None:
             arena.index_copy_(0, at, part.to(arena.dtype))
         else:
             arena[at, taken % arena.shape[1]] = part.to(arena.dtype)
 
 
 def _gather_values(arenas: Tensors, slots: Tensor, outs: Tensors) -> None:
-    for arena in arenas:
-        expect_range("slots", slots, -1, len(arena) - 1)
+    expect_range("slots", slots, -1, min(len(arena) for arena in arenas) - 1)
 
 
 def _scatter_values(
     rows: Tensors, slots: Tensor, step: Tensor | None, by_slot: bool, arenas: Tensors
 ) -> None:
-    for arena in arenas:
-        expect_unique(slots, len(arena))
+    expect_unique(slots, min(len(arena) for arena in arenas))
     if step is not None:
         live = slots >= 0
         expect_range("step", step[slots[live].long()] if by_slot else step[live], 1, 2**31 - 1)
@@ -167,6 +166,7 @@ _scatter = register(
 
 def gather_all(arenas: Tensors, slots: Tensor) -> tuple[Tensor, ...]:
     """Rows of several arenas at the same slots in one launch; each as :func:`gather` gives them."""
+    expect(len(arenas) > 0, "arenas", "at least one", 0)
     outs = tuple(_gather_output(arena, slots, None) for arena in arenas)
     _gather(list(arenas), slots.contiguous(), list(outs))
     return outs
@@ -226,8 +226,9 @@ def scatter(
 
 def _scatter_input(arena: Tensor, slots: Tensor, rows: Tensor, axes: int) -> Tensor:
     """Check an arena of 2 or 3 axes and its rows; the rows with adjacent columns."""
-    expect_tensor("arena", arena, (None,) * max(2, min(axes, 3)), ARENA_DTYPES, arena.device)
+    expect_tensor("arena", arena, (None,) * axes, ARENA_DTYPES, arena.device)
     expect(arena.shape[-1] > 0, "arena", "at least one column", 0)
+    expect(axes == 2 or arena.shape[1] > 0, "arena", "at least one row a slot", 0)
     expect(arena.stride(-1) == 1, "arena", "adjacent columns", f"strides {arena.stride()}")
     expect_tensor("slots", slots, (None,), (torch.int32,), arena.device)
     expect_tensor("rows", rows, (len(slots), arena.shape[-1]), ARENA_DTYPES, arena.device)

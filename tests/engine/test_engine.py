@@ -183,6 +183,8 @@ class LateArrival:
             self.owner.waits += 1
         return self.tensors
 
+    taken = wait
+
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("in_flight", "looks"), [(2, 1), (2, 50), (3, 4)])

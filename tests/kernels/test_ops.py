@@ -481,6 +481,11 @@ BAD_CALLS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: gk.scatter(torch.zeros(2, 3, 4), ONE[:1], torch.zeros(1, 4), ONE[:1] * 0),
         r"step: expected 1\.\.2147483647, got 0\.\.0",
     ),
+    "no arenas": (lambda: gk.gather_all([], ONE), "arenas: expected at least one, got 0"),
+    "no rows a slot": (
+        lambda: gk.scatter(torch.zeros(2, 0, 4), ONE, torch.zeros(2, 4), ONE),
+        "arena: expected at least one row a slot",
+    ),
     "arenas": (
         lambda: gk.scatter_all([torch.zeros(2, 4)] * 2, ONE, [torch.zeros(2, 4)], ONE),
         "rows: expected one tensor for each of 2 arenas, got 1",
