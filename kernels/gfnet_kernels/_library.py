@@ -1,7 +1,7 @@
 """Registration of the ops with torch, and the checks they share."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -54,7 +54,8 @@ def register(name: str, arguments: str, *, cpu: Callable, cuda: Callable, values
     def run_cuda(*args: Any) -> None:
         if _debug:
             values(*args)
-        with torch.cuda.device(next(_tensors(args)).device):
+        first = args[0][0] if isinstance(args[0], list) else args[0]
+        with torch.cuda.device(first.device):
             cuda(*args)
 
     _LIBRARY.define(f"{name}({arguments}) -> ()")
@@ -82,16 +83,11 @@ def _unseen(args: tuple[Any, ...]) -> bool:
         or torch._C._functorch.peek_interpreter_stack() is not None
     ):
         return False
-    return all(tensor.is_cpu and type(tensor) in PLAIN for tensor in _tensors(args))
-
-
-def _tensors(args: tuple[Any, ...]) -> Iterator[Tensor]:
-    """The tensors among an op's arguments, those of its lists too."""
     for arg in args:
-        if isinstance(arg, Tensor):
-            yield arg
-        elif isinstance(arg, list):
-            yield from (part for part in arg if isinstance(part, Tensor))
+        for tensor in arg if isinstance(arg, list) else (arg,):
+            if isinstance(tensor, Tensor) and not (tensor.is_cpu and type(tensor) in PLAIN):
+                return False
+    return True
 
 
 def expect(ok: bool, what: str, expected: object, got: object) -> None:
