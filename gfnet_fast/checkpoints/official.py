@@ -211,6 +211,12 @@ def _stored_curve(curve: Any, rows: int) -> tuple[NDArray[np.float64], NDArray[n
     return (costs, accuracy) if real else None
 
 
+def official_form(config: GFNetConfig) -> str:
+    """ "released" for a released network of any number of classes, "training" for all others."""
+    known = [released.replace(macs=None) for released in RELEASED]
+    return "released" if config.replace(classes=1000, macs=None) in known else "training"
+
+
 def official_checkpoint(model: GFNet, form: str = "released") -> dict[str, Any]:
     """`model` as an official checkpoint, for `torch.save`; `form` is "released" or "training".
 
@@ -219,10 +225,11 @@ def official_checkpoint(model: GFNet, form: str = "released") -> dict[str, Any]:
     if form not in ("released", "training"):
         raise CheckpointError(f"form: expected 'released' or 'training', got {form!r}")
     config = model.config
-    mine = (config.name, config.patch_size)
-    if form == "released" and mine not in [(c.name, c.patch_size) for c in RELEASED]:
+    if form == "released" and official_form(config) != "released":
         known = ", ".join(f"{c.name} at {c.patch_size}" for c in RELEASED)
         got = f"{config.name} at {config.patch_size}"
+        if (config.name, config.patch_size) in {(c.name, c.patch_size) for c in RELEASED}:
+            got += " with other settings"
         raise CheckpointError(f"released form: expected one of {known}, got {got}; use 'training'")
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     names = _official_names(config, state)

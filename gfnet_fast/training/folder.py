@@ -14,29 +14,26 @@ from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor
 
-from gfnet_fast.checkpoints import load, official_checkpoint
-from gfnet_fast.checkpoints.tensors import differences, require
-from gfnet_fast.config import RELEASED, GFNetConfig
+from gfnet_fast.checkpoints import official_checkpoint
+from gfnet_fast.checkpoints.official import official_form
 from gfnet_fast.data.folder import (
     Batch,
     FolderImages,
     Order,
     Part,
     Parts,
-    TrainingReader,
     evaluation_reader,
     load_batches,
     read_parts,
 )
 from gfnet_fast.errors import InputError, TrainingError
 from gfnet_fast.model.gfnet import GFNet
-from gfnet_fast.training.config import TrainConfig, model_config
+from gfnet_fast.training.config import model_config
 from gfnet_fast.training.distributed import SharedDraws, World, seed_of
 from gfnet_fast.training.evaluate import Scores, find_exits, random_crops, step_scores, summary
 from gfnet_fast.training.job import Job, Manner, plan_stages
-from gfnet_fast.training.pretrained import check_stride, load_pretrained
 from gfnet_fast.training.progress import Progress, check_tensorboard
 from gfnet_fast.training.stages import (
     ClassifierStage,
@@ -48,6 +45,7 @@ from gfnet_fast.training.stages import (
     merged,
     run,
 )
+from gfnet_fast.training.start import begin_with, check_job, check_parts, new_model, training_reader
 from gfnet_fast.training.state import (
     SETTINGS,
     check_settings,
@@ -90,7 +88,7 @@ def train_folder(
         config = job.training
         if manner.tensorboard:
             check_tensorboard()
-        _check_job(job, world)
+        check_job(job, world)
         parts = read_parts(job.data, config.heldout, config.validation, config.split_seed)
         if len(parts.train) < config.batch:
             raise InputError(
@@ -98,15 +96,15 @@ def train_folder(
             )
         sizes = (job.patch_size, job.steps, job.image_size)
         network = model_config(job.backbone, *sizes, len(parts.classes), **job.model)
-        _training_reader(network, config)  # fails where timm does not know the augmentation
-        model = _build(network, job)
+        training_reader(network, config)  # fails where timm does not know the augmentation
+        model = new_model(network, job)
         check_parts(model, config, world)
         settings = job.settings(parts, model.config)
         check_settings(job.output, settings)
         state = load_checkpoint(job.output)
         numbers = plan_stages(config, stages, state, job.init is not None)
         if state is None:
-            _begin_with(model, job, parts.classes, numbers)
+            begin_with(model, job, parts.classes, numbers)
         world.barrier()
         if world.rank == 0:
             job.output.mkdir(parents=True, exist_ok=True)
@@ -120,64 +118,6 @@ def train_folder(
             for number in numbers:
                 trained.train(number)
             return trained.finish()
-
-
-def _check_job(job: Job, world: World) -> None:
-    config = job.training
-    if config.batch % (world.size * config.accumulate):
-        many = f"{world.size} processes x {config.accumulate} parts"
-        raise InputError(f"batch: expected a multiple of {many}, got {config.batch}")
-    if not (config.train_global or job.pretrained or job.init or config.epochs[0]):
-        raise InputError(
-            "train_global: expected weights for the global encoder, which is not trained, got none: give "
-            "--pretrained, stage-0 epochs, or --set train_global=true"
-        )
-    if job.output.resolve().is_relative_to(job.data.resolve()):
-        raise InputError(f"output: expected a folder outside {job.data}, got {job.output}")
-
-
-def check_parts(model: GFNet, config: TrainConfig, world: World) -> None:
-    """Raise InputError where batch norm would see single images."""
-    each = config.batch // (world.size * config.accumulate)
-    if each < 2 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        many = f"{world.size} processes x {config.accumulate} parts"
-        raise InputError(
-            f"batch: expected at least 2 images a part (batch norm), got {config.batch} for {many}"
-        )
-
-
-def _training_reader(network: GFNetConfig, c: TrainConfig) -> TrainingReader:
-    return TrainingReader(network, c.scale, c.flip, c.color_jitter, c.auto_augment, c.erase)
-
-
-def official_form(config: GFNetConfig) -> str:
-    """ "released" for a released network of any number of classes, "training" for all others."""
-    known = [released.replace(macs=None) for released in RELEASED]
-    return "released" if config.replace(classes=1000, macs=None) in known else "training"
-
-
-def _build(config: GFNetConfig, job: Job) -> GFNet:
-    torch.manual_seed(job.training.seed)
-    model = GFNet(config)
-    check_stride(model)
-    return model
-
-
-def _begin_with(model: GFNet, job: Job, classes: tuple[str, ...], stages: Sequence[int]) -> None:
-    """The weights of another model, or the backbone's pretrained ones."""
-    if job.init is not None:
-        init = load(job.init, config=None if job.init.is_dir() else model.config)
-        weights = init.state_dict()
-        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        require(job.init, differences(weights, shapes))
-        if init.labels not in (None, classes) and not {1, 3} & set(stages):
-            raise InputError(
-                f"{job.init}: expected the classes {list(classes)}, or stage 1 or 3 to learn them, "
-                f"got {list(init.labels or ())}"
-            )
-        model.load_state_dict(weights)
-    if job.pretrained:
-        load_pretrained(model, job.pretrained)
 
 
 @contextmanager
@@ -283,7 +223,7 @@ class Run:
         return Order(rows.unbind(), lambda row: self._seed(epoch, 0, row))
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        reader = _training_reader(self.model.config, self.config)
+        reader = training_reader(self.model.config, self.config)
         images = FolderImages(self.parts.train, reader, replace=True)
         self.total = len(self.parts.train) // self.config.batch
         for batch in self._load(images, self._order(epoch)):

@@ -10,6 +10,7 @@ import torch
 from gfnet_fast.checkpoints import load, official_checkpoint
 from gfnet_fast.config import RELEASED
 from gfnet_fast.errors import CheckpointError, DeviceError
+from gfnet_fast.model.gfnet import GFNet
 from tests.model.test_released import any_weights
 
 SMALL = RELEASED[8]  # MobileNetV3-Large at 96
@@ -219,6 +220,13 @@ def test_a_config_json_with_values_that_cannot_be(tiny, folder, change):
     rewrite(folder / "config.json", config={**tiny.config.to_dict(), **change})
     with pytest.raises(CheckpointError, match="expected"):
         load(folder)
+
+
+def test_a_released_network_with_other_settings_has_no_released_form():
+    """A file of its form could not say them."""
+    model = GFNet(RELEASED[0].replace(steps=3, macs=(1, 2, 3)))
+    with pytest.raises(CheckpointError, match=r"released form: .* with other settings; use 'training'"):
+        official_checkpoint(model)
 
 
 def test_a_model_of_one_s_own_has_no_released_form(tiny):

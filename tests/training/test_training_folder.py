@@ -12,6 +12,7 @@ import timm
 import torch
 
 from gfnet_fast.checkpoints import load
+from gfnet_fast.checkpoints.official import official_form
 from gfnet_fast.config import RELEASED
 from gfnet_fast.data.folder import evaluation_reader, read_parts
 from gfnet_fast.errors import CheckpointError, InputError, TrainingError
@@ -24,6 +25,7 @@ from gfnet_fast.training.distributed import World
 from gfnet_fast.training.folder import train_folder
 from gfnet_fast.training.job import Job, Manner
 from gfnet_fast.training.pretrained import load_pretrained, stride_of
+from gfnet_fast.training.start import check_parts
 from tests.training.folder_helpers import (
     CONVNEXT,
     QUIET,
@@ -125,7 +127,7 @@ def test_the_official_export_of_a_released_network(tmp_path):
     ids=str,
 )
 def test_only_a_released_network_has_the_released_form(changes, form):
-    assert folder.official_form(RELEASED[0].replace(**changes)) == form
+    assert official_form(RELEASED[0].replace(**changes)) == form
 
 
 def test_workers_do_not_change_a_run(trained, data, tmp_path):
@@ -206,8 +208,8 @@ def test_batch_norm_takes_no_single_images(data, tmp_path, small):
     assert not (tmp_path / "run").exists()
     config, two = TrainConfig(batch=2), World(size=2)
     with pytest.raises(InputError, match="got 2 for 2 processes x 1 parts"):
-        folder.check_parts(small, config, two)
-    folder.check_parts(GFNet(model_config(CONVNEXT[0], 32, 3, 48, 3, **CONVNEXT[1])), config, two)
+        check_parts(small, config, two)
+    check_parts(GFNet(model_config(CONVNEXT[0], 32, 3, 48, 3, **CONVNEXT[1])), config, two)
 
 
 def test_a_batch_that_cannot_be_divided(data, tmp_path):

@@ -1,0 +1,72 @@
+"""What a run begins with: a job that can be done, and a model's first weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from gfnet_fast.checkpoints import load
+from gfnet_fast.checkpoints.tensors import differences, require
+from gfnet_fast.config import GFNetConfig
+from gfnet_fast.data.folder import TrainingReader
+from gfnet_fast.errors import InputError
+from gfnet_fast.model.gfnet import GFNet
+from gfnet_fast.training.config import TrainConfig
+from gfnet_fast.training.distributed import World
+from gfnet_fast.training.job import Job
+from gfnet_fast.training.pretrained import check_stride, load_pretrained
+
+
+def check_job(job: Job, world: World) -> None:
+    """Raise InputError where a job's settings do not go together."""
+    config = job.training
+    if config.batch % (world.size * config.accumulate):
+        many = f"{world.size} processes x {config.accumulate} parts"
+        raise InputError(f"batch: expected a multiple of {many}, got {config.batch}")
+    if not (config.train_global or job.pretrained or job.init or config.epochs[0]):
+        raise InputError(
+            "train_global: expected weights for the global encoder, which is not trained, got none: give "
+            "--pretrained, stage-0 epochs, or --set train_global=true"
+        )
+    if job.output.resolve().is_relative_to(job.data.resolve()):
+        raise InputError(f"output: expected a folder outside {job.data}, got {job.output}")
+
+
+def check_parts(model: GFNet, config: TrainConfig, world: World) -> None:
+    """Raise InputError where batch norm would see single images."""
+    each = config.batch // (world.size * config.accumulate)
+    if each < 2 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        many = f"{world.size} processes x {config.accumulate} parts"
+        raise InputError(
+            f"batch: expected at least 2 images a part (batch norm), got {config.batch} for {many}"
+        )
+
+
+def training_reader(network: GFNetConfig, c: TrainConfig) -> TrainingReader:
+    return TrainingReader(network, c.scale, c.flip, c.color_jitter, c.auto_augment, c.erase)
+
+
+def new_model(config: GFNetConfig, job: Job) -> GFNet:
+    torch.manual_seed(job.training.seed)
+    model = GFNet(config)
+    check_stride(model)
+    return model
+
+
+def begin_with(model: GFNet, job: Job, classes: tuple[str, ...], stages: Sequence[int]) -> None:
+    """The weights of another model, or the backbone's pretrained ones."""
+    if job.init is not None:
+        init = load(job.init, config=None if job.init.is_dir() else model.config)
+        weights = init.state_dict()
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        require(job.init, differences(weights, shapes))
+        if init.labels not in (None, classes) and not {1, 3} & set(stages):
+            raise InputError(
+                f"{job.init}: expected the classes {list(classes)}, or stage 1 or 3 to learn them, "
+                f"got {list(init.labels or ())}"
+            )
+        model.load_state_dict(weights)
+    if job.pretrained:
+        load_pretrained(model, job.pretrained)
