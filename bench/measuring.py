@@ -19,8 +19,6 @@ from rows import commit, driver, processor
 from torch import Tensor
 
 from gfnet_fast.checkpoints import load
-from gfnet_fast.engine.eager import EagerEngine
-from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.prepare import Prepared, best_time, compiled, compiling
 from gfnet_fast.model.gfnet import GFNet, Trace
 from gfnet_fast.tables import merge_rows
@@ -179,11 +177,6 @@ class Table:
 
 def kind(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def predict(engine: Engine | EagerEngine, images: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-    out = engine.predict(images, row)
-    return out.class_id, out.exit_step
 
 
 Part = Callable[[argparse.Namespace, Table], None]

@@ -37,7 +37,6 @@ from measuring import (  # noqa: E402
     kind,
     model_of,
     parser,
-    predict,
     run_parts,
     shared_thresholds,
     static_graphed,
@@ -45,7 +44,7 @@ from measuring import (  # noqa: E402
 )
 
 from gfnet_fast._scheduler import Stage  # noqa: E402
-from gfnet_fast.benchmark import arithmetic, official, times_over  # noqa: E402
+from gfnet_fast.benchmark import arithmetic, official, predict, times_over  # noqa: E402
 from gfnet_fast.engine.eager import EagerEngine  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
 from gfnet_fast.engine.graphs import Graphs  # noqa: E402
@@ -299,13 +298,12 @@ def bookkeeping(engine: Engine) -> Run:
     slots = torch.arange(rows, dtype=torch.int32, device=arena.device)
     steps, origins = torch.full_like(slots, 2), arena.origins[:rows, 1].clone()
     logits = torch.zeros(rows, engine.config.classes, device=arena.device)
-    of = (arena.feature_map, arena.policy, arena.room, arena.memory)
     kept = stages.classifier.kept(arena.memory)
     memory = kept[:rows].flatten(1)[:, : kept.shape[-1]].clone()
 
     @torch.no_grad()
     def run() -> None:
-        seen, policy, _, _ = gk.gather_all(of, slots)
+        seen, policy, _, _ = stages.read(slots)
         stages.keep(slots, steps, logits, seen, policy, memory, origins)
 
     return run

@@ -29,14 +29,13 @@ from measuring import (  # noqa: E402
     images_for,
     model_of,
     parser,
-    predict,
     run_parts,
     shared_thresholds,
     trace_of,
 )
 
 from gfnet_fast._scheduler import Stage  # noqa: E402
-from gfnet_fast.benchmark import times_over  # noqa: E402
+from gfnet_fast.benchmark import predict, times_over  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
 from gfnet_fast.engine.graphs import Graphs  # noqa: E402
 from gfnet_fast.engine.prepare import Prepared, compiled, compiling  # noqa: E402

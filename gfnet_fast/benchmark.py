@@ -187,7 +187,7 @@ def _contenders(
         way: str, engine: Engine | EagerEngine, at: Mapping[float | None, Floats], dtype: str, form: str
     ) -> None:
         for budget, row in at.items():
-            run = partial(_predict, engine, images, torch.from_numpy(row).to(model.device))
+            run = partial(predict, engine, images, torch.from_numpy(row).to(model.device))
             contenders.append(Contender(way, run, len(images), dtype, form, budget, budget == own, row))
 
     engines = {form: Engine(model, buckets=buckets, compile=form == "compiled") for form in forms}
@@ -209,7 +209,8 @@ def _contenders(
     return contenders, engines["folded"]
 
 
-def _predict(engine: Engine | EagerEngine, images: Tensor, row: Tensor) -> Answers:
+def predict(engine: Engine | EagerEngine, images: Tensor, row: Tensor) -> Answers:
+    """Classes and exit steps at these thresholds, float32 ``[T]``."""
     out = engine.predict(images, row)
     return out.class_id, out.exit_step
 

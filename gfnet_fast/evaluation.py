@@ -150,9 +150,7 @@ def measure_costs(
     realised = shares[1:].mean(axis=0)
     costs, residual = fit_costs(realised[::2], milliseconds[::2])
     settings = {
-        "dtype": str(predictor.dtype).removeprefix("torch."),
-        "batch": predictor.batch,
-        "compile": predictor.compile,
+        **predictor.settings,
         "images": size * len(parts),
         "rounds": rounds,
         "residual": residual,

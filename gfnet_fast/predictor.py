@@ -24,8 +24,8 @@ from gfnet_fast.decoding import Decoded
 from gfnet_fast.engine.answers import Answer, PassError
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.loop import FAR
-from gfnet_fast.engine.prepare import check_dtype
-from gfnet_fast.errors import BudgetError, DeviceError, InputError
+from gfnet_fast.engine.prepare import named_dtype
+from gfnet_fast.errors import BudgetError, InputError
 from gfnet_fast.exits import Audit, Budget, BudgetWarning, resolve
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.results import Prediction, Result
@@ -34,12 +34,6 @@ from gfnet_fast.sources import Source, check_batch, is_one, read_image
 BATCH = {"cpu": 64, "cuda": 128}
 NOT_COPIED = ("_engines", "_idle", "_lock", "_auditing")
 COMPILE_AFTER = 60.0  # seconds of work; compiling a ResNet-50 for three batch sizes takes half a minute
-DTYPES = {
-    "auto": torch.float32,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 class UnderWay(NamedTuple):
@@ -126,7 +120,7 @@ class Predictor:
         self.model = model.eval()
         self.config = model.config
         self.batch = int(batch or BATCH.get(self.device.type, 64))
-        self.dtype = _dtype(dtype, self.device)
+        self.dtype = named_dtype(dtype, self.device)
         self.compile, self.mode, self.deadline_ms = compile, mode, deadline_ms
         self.audit = audit
         self._images = 0
@@ -173,25 +167,25 @@ class Predictor:
             for engine in self._engines:
                 engine.thresholds = self._thresholds
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the time of an image depends on, as a table of measured costs records it."""
+        return {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "batch": self.batch,
+            "compile": self.compile,
+        }
+
     def _compare_settings(self) -> None:
         """Warn where the costs were measured with other settings than these."""
         assert self.model.calibration is not None
         assert self.model.calibration.cost is not None
-        measured = self.model.calibration.cost.settings
-        mine = {"dtype": str(self.dtype).removeprefix("torch."), "batch": self.batch}
-        if self.compile != "auto":
-            mine["compile"] = self.compile
-        others = [
-            f"{name} {measured[name]} (here {value})"
-            for name, value in mine.items()
-            if name in measured and measured[name] != value
-        ]
-        if others:
-            warnings.warn(
-                f"latency_ms: the costs were measured with {', '.join(others)}; the budget may be missed",
-                BudgetWarning,
-                stacklevel=4,
-            )
+        mine = self.settings
+        if self.compile == "auto":  # it may be either
+            del mine["compile"]
+        if others := self.model.calibration.cost.other_settings(mine):
+            text = f"latency_ms: the costs were measured with {', '.join(others)}; the budget may be missed"
+            warnings.warn(text, BudgetWarning, stacklevel=4)
 
     @property
     def thresholds(self) -> Tensor:
@@ -395,11 +389,3 @@ class Predictor:
             macs=self.config.macs[step - 1],
             logits=answer.logits.clone(),  # a view would hold all that left together
         )
-
-
-def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if found is None:
-        raise DeviceError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    check_dtype(found, device)
-    return found

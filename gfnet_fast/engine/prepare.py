@@ -185,6 +185,16 @@ def check_dtype(dtype: torch.dtype, device: torch.device) -> None:
         )
 
 
+def named_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """A type by its name, "auto" for float32, or itself; raises DeviceError as :func:`check_dtype`."""
+    names = {"auto": torch.float32} | {str(known).removeprefix("torch."): known for known in DTYPES}
+    found = names.get(dtype) if isinstance(dtype, str) else dtype
+    if found is None:
+        raise DeviceError(f"dtype: expected one of {', '.join(names)}, got {dtype!r}")
+    check_dtype(found, device)
+    return found
+
+
 @torch.no_grad()
 def best_time(
     run: Callable[[], object], device: torch.device, seconds: float = 0.05, *, warm_up: bool = True

@@ -173,13 +173,17 @@ class Stages:
     def focus(self, slots: Tensor, steps: Tensor) -> Tensor:
         c, arena = self.config, self.arena
         mean, std = self._normalisation()
-        of = (arena.feature_map, arena.policy, arena.room, arena.memory)
-        seen, state, room, earlier = gk.gather_all(of, slots)
+        seen, state, room, earlier = self.read(slots)
         origins, policy = self.look(seen, state, room)
         patches = gk.crop(arena.table, slots, origins, c.patch_size, mean, std, self.dtype)
         feature_map, feature = self.encode_focus(patches)
         logits, memory = self.classify(feature, earlier, steps)
         return self.keep(slots, steps, logits, feature_map, policy, memory, origins)
+
+    def read(self, slots: Tensor) -> tuple[Tensor, ...]:
+        """What a focus pass goes on from: map, policy, room and memory of the slots, all at once."""
+        arena = self.arena
+        return gk.gather_all((arena.feature_map, arena.policy, arena.room, arena.memory), slots)
 
     def keep(
         self,

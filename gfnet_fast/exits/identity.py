@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,11 @@ class CostTable:
     def __post_init__(self) -> None:
         costs = check_costs(self.milliseconds, len(self.milliseconds))
         object.__setattr__(self, "milliseconds", tuple(costs.tolist()))
+
+    def other_settings(self, mine: Mapping[str, Any]) -> list[str]:
+        """Those of `mine` that these costs were measured without, each as "batch 64 (here 16)"."""
+        return [
+            f"{name} {self.settings[name]} (here {value})"
+            for name, value in mine.items()
+            if name in self.settings and self.settings[name] != value
+        ]

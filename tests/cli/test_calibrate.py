@@ -105,7 +105,7 @@ class Clockwork:
     def __init__(self, confidences, costs, batch_ms):
         self.confidences, self.costs, self.batch_ms = confidences, costs, batch_ms
         self.config, self.device = SimpleNamespace(steps=len(costs)), torch.device("cpu")
-        self.dtype, self.batch, self.compile = torch.float32, 16, "never"
+        self.batch, self.settings = 16, {"dtype": "float32", "batch": 16, "compile": "never"}
         self.budget = Budget(max_steps=1)
         self.now, self.calls = 0.0, 0
 
