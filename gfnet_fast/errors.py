@@ -1,5 +1,13 @@
 """The errors that callers are meant to catch: each says what was expected and what came."""
 
+from __future__ import annotations
+
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlong = 40
+
 
 class GFNetError(Exception):
     """Base of every error this package raises on purpose."""
@@ -23,3 +31,17 @@ class DeviceError(GFNetError, RuntimeError):
 
 class TrainingError(GFNetError, RuntimeError):
     """Training cannot go on, for instance because a loss is not a number."""
+
+
+def shown(value: object) -> str:
+    """A short text for a value of somebody else's, however long, deep or odd it is."""
+    try:
+        return _SHORT.repr(value)
+    except Exception:  # its own __repr__ raises, or it is a whole number of thousands of digits
+        return f"a value of type {type(value).__name__}"
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an exception says, or its type where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
