@@ -7,15 +7,31 @@ Sources: Huang et al., "Glance and Focus", NeurIPS 2020 (arXiv 2010.05300) and T
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise
+from numbers import Integral, Real
 from typing import Any, Literal
 
-from gfnet_fast.errors import CheckpointError
+from gfnet_fast.arguments import check_arguments
+from gfnet_fast.errors import CheckpointError, shown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# A configuration may come from a stranger's folder; nothing is built, and no memory taken, beyond these.
+MAX_SIDE = 8192  # pixels
+MAX_WIDTH = 65_536
+MAX_CLASSES = 2**20
+MAX_STEPS = 64
+MAX_MACS = 10**15
+MAX_NAME = 256  # characters
+STD = (1e-4, 1e4)
+MAX_MEAN = 1e4
+
+# Control characters, and halves of surrogate pairs: no file and no terminal takes them as they are.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Filter = Literal["bicubic", "bilinear"]
 CHOICES = {
@@ -55,10 +71,17 @@ class GFNetConfig:
         Whether the glance's logits come from the global encoder's own linear layer. Always so for
         the cascaded classifier.
     backbone_args : mapping
-        Passed to the backbone's builder.
+        Passed to the backbone's builder: words and numbers that shape the network, of the names that
+        :mod:`gfnet_fast.arguments` lists for timm and torchvision.
     macs : tuple of int, or None
         Multiply-adds for an image that exits at step 1, 2, ..., T. Counted when a model is built
         where it is None.
+
+    Raises
+    ------
+    CheckpointError
+        On a value of another type or beyond the limits of this module (8,192 pixels, 64 steps, a million
+        classes, widths of 65,536).
     """
 
     name: str
@@ -82,50 +105,47 @@ class GFNetConfig:
     macs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for key in (
-            "patch_size",
-            "image_size",
-            "classes",
-            "policy_hidden",
-            "policy_width",
-            "classifier_width",
+        for key, most in (
+            ("image_size", MAX_SIDE),
+            ("patch_size", MAX_SIDE),
+            ("classes", MAX_CLASSES),
+            ("policy_hidden", MAX_WIDTH),
+            ("policy_width", MAX_WIDTH),
+            ("classifier_width", MAX_WIDTH),
         ):
-            value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise CheckpointError(f"{key}: expected a whole number of at least 1, got {value!r}")
-        if not isinstance(self.steps, int) or not 2 <= self.steps <= 64:
-            raise CheckpointError(
-                f"steps: expected 2 to 64 (a glance and at least one focus), got {self.steps!r}"
-            )
+            _check_whole(key, getattr(self, key), 1, most)
+        _check_whole("steps", self.steps, 2, MAX_STEPS)
         if self.patch_size > self.image_size:
             raise CheckpointError(
                 f"patch_size: expected at most image_size {self.image_size}, got {self.patch_size}"
             )
         for key in ("name", "backbone"):
-            if not isinstance(getattr(self, key), str):
-                raise CheckpointError(f"{key}: expected a string, got {getattr(self, key)!r}")
+            check_text(key, getattr(self, key))
         if not isinstance(self.backbone_args, Mapping):
-            raise CheckpointError(f"backbone_args: expected a mapping, got {self.backbone_args!r}")
+            raise CheckpointError(f"backbone_args: expected a mapping, got {shown(self.backbone_args)}")
+        check_arguments(self.backbone, self.backbone_args)
         if not isinstance(self.glance_head, bool):
-            raise CheckpointError(f"glance_head: expected true or false, got {self.glance_head!r}")
-        if not isinstance(self.crop_ratio, (int, float)) or not 0 < self.crop_ratio <= 1:
-            raise CheckpointError(f"crop_ratio: expected more than 0 and at most 1, got {self.crop_ratio!r}")
+            raise CheckpointError(f"glance_head: expected true or false, got {shown(self.glance_head)}")
+        least = self.image_size / MAX_SIDE
+        if not _is_number(self.crop_ratio) or not least <= self.crop_ratio <= 1:
+            got = shown(self.crop_ratio)
+            raise CheckpointError(
+                f"crop_ratio: expected {least:g} to 1, so that an image is resized to at most "
+                f"{MAX_SIDE} pixels, got {got}"
+            )
         for key, choices in CHOICES.items():
-            if getattr(self, key) not in choices:
-                raise CheckpointError(f"{key}: expected one of {choices}, got {getattr(self, key)!r}")
-        for key in ("mean", "std"):
-            values = _numbers(key, getattr(self, key))
-            if len(values) != 3 or not all(map(math.isfinite, values)) or (key == "std" and min(values) <= 0):
-                raise CheckpointError(f"{key}: expected three numbers (std: positive), got {values}")
-            object.__setattr__(self, key, values)
+            value = getattr(self, key)
+            if not isinstance(value, str) or value not in choices:
+                raise CheckpointError(f"{key}: expected one of {choices}, got {shown(value)}")
+        object.__setattr__(self, "mean", _numbers("mean", self.mean, 3, -MAX_MEAN, MAX_MEAN))
+        object.__setattr__(self, "std", _numbers("std", self.std, 3, *STD))
         if self.classifier == "cascaded":
             object.__setattr__(self, "glance_head", True)
         if self.macs is not None:
-            object.__setattr__(self, "macs", tuple(map(int, _numbers("macs", self.macs))))
-            if len(self.macs) != self.steps or any(
-                a >= b for a, b in zip(self.macs, self.macs[1:], strict=False)
-            ):
-                raise CheckpointError(f"macs: expected {self.steps} increasing numbers, got {self.macs}")
+            macs = tuple(map(int, _numbers("macs", self.macs, self.steps, 1, MAX_MACS)))
+            if any(a >= b for a, b in pairwise(macs)):
+                raise CheckpointError(f"macs: expected {self.steps} increasing numbers, got {macs}")
+            object.__setattr__(self, "macs", macs)
 
     @property
     def resize_to(self) -> int:
@@ -144,19 +164,43 @@ class GFNetConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> GFNetConfig:
         """The configuration that :meth:`to_dict` wrote; CheckpointError names what is unknown or missing."""
         known = {f.name for f in fields(cls)}
+        values = {str(name): value for name, value in values.items()}
         required = {"name", "backbone", "patch_size", "steps", "image_size"}
         if unknown := sorted(set(values) - known):
-            raise CheckpointError(f"config: unknown fields {unknown}; expected only {sorted(known)}")
+            raise CheckpointError(f"config: unknown fields {shown(unknown)}; expected only {sorted(known)}")
         if missing := sorted(required - set(values)):
             raise CheckpointError(f"config: missing fields {missing}")
         return cls(**values)
 
 
-def _numbers(key: str, values: Any) -> tuple[float, ...]:
+def check_text(key: str, value: Any, most: int = MAX_NAME) -> None:
+    """Raise CheckpointError unless `value` is a short text that can be written and printed."""
+    if not isinstance(value, str) or len(value) > most or _UNPRINTABLE.search(value):
+        expected = f"a text of at most {most} characters, without control characters"
+        raise CheckpointError(f"{key}: expected {expected}, got {shown(value)}")
+
+
+def _check_whole(key: str, value: Any, least: int, most: int) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+        raise CheckpointError(f"{key}: expected a whole number from {least} to {most}, got {shown(value)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _numbers(key: str, values: Any, count: int, least: float, most: float) -> tuple[float, ...]:
+    """`values` as `count` floats; comparing refuses NaN, and whole numbers that no float holds."""
     try:
-        return tuple(float(value) for value in values)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{key}: expected numbers, got {values!r}") from error
+        values = list(values) if not isinstance(values, (str, bytes, Mapping)) else []
+    except TypeError:
+        values = [values]
+    fits = len(values) == count
+    if not fits or not all(_is_number(value) and least <= value <= most for value in values):
+        raise CheckpointError(
+            f"{key}: expected {count} numbers from {least:g} to {most:g}, got {shown(values)}"
+        )
+    return tuple(map(float, values))
 
 
 def _recurrent(name: str, backbone: str, patch_size: int, **more: Any) -> GFNetConfig:
@@ -208,5 +252,5 @@ def released(name: str, patch_size: int | None = None) -> GFNetConfig:
     if len(found) != 1:
         known = ", ".join(f"{c.name} at {c.patch_size}" for c in RELEASED)
         what = name if patch_size is None else f"{name} at {patch_size}"
-        raise CheckpointError(f"expected one released configuration ({known}), got {what!r}")
+        raise CheckpointError(f"expected one released configuration ({known}), got {shown(what)}")
     return found[0]

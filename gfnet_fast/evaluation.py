@@ -201,9 +201,9 @@ def in_step(times: Array) -> Array:
 
 def stored_anytime(path: Path, steps: int) -> Array | None:
     """Accuracy of each step, percent ``[T]``, as an official file states it; None where it does not."""
-    from gfnet_fast.checkpoints.official import unpickle
+    from gfnet_fast.checkpoints.official import read_content
 
-    stated = unpickle(path).get("anytime_classification")
+    stated = read_content(path).get("anytime_classification")
     try:
         values = np.asarray([float(value) for value in stated or ()])
     except (TypeError, ValueError):

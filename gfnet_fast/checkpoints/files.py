@@ -9,7 +9,7 @@ import torch
 
 from gfnet_fast.checkpoints import native, official
 from gfnet_fast.config import GFNetConfig
-from gfnet_fast.errors import CheckpointError, DeviceError
+from gfnet_fast.errors import CheckpointError, DeviceError, reason, shown
 from gfnet_fast.model.gfnet import GFNet
 
 
@@ -17,6 +17,9 @@ def load(
     path: str | os.PathLike[str], *, config: GFNetConfig | None = None, device: str | torch.device = "cpu"
 ) -> GFNet:
     """A GFNet from an official checkpoint file or a native folder, in evaluation mode and float32.
+
+    Loading runs nothing that the file says, opens no socket and writes nothing. The weights are read into
+    memory of the model's own.
 
     Parameters
     ----------
@@ -33,18 +36,19 @@ def load(
     Raises
     ------
     CheckpointError
-        The path is missing, is not readable without running code, or does not hold exactly the
-        finite tensors that the configuration needs.
+        The path is missing, is not readable without running code, does not hold exactly the
+        finite tensors that the configuration needs, or is beyond a limit (docs/security.md).
     BudgetError
         Its thresholds are no calibration, or that of another model.
     DeviceError
         There is no such device.
     """
     try:
-        path = Path(path)
+        path = Path(os.fsdecode(path))
         found = path.exists()
-    except (TypeError, OSError) as error:
-        raise CheckpointError(f"path: expected one of a checkpoint, got {path!r} ({error})") from error
+    except (TypeError, ValueError, OSError) as error:
+        got = f"{shown(path)} ({reason(error)})"
+        raise CheckpointError(f"path: expected one of a checkpoint, got {got}") from None
     if not found:
         raise CheckpointError(f"{path}: expected a checkpoint file or folder, got nothing there")
     target = check_device(device)
@@ -59,8 +63,6 @@ def check_device(device: str | torch.device) -> torch.device:
         if target.type == "meta":
             raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DeviceError(
-            f"device: expected one that torch can use here, got {str(device)!r} ({reason})"
-        ) from error
+        got = f"{shown(str(device))} ({reason(error)})"
+        raise DeviceError(f"device: expected one that torch can use here, got {got}") from None
     return target

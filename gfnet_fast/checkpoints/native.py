@@ -8,27 +8,40 @@ cheapest first, the last of each -1e8.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
 
+from gfnet_fast.checkpoints.beginnings import what_else
 from gfnet_fast.checkpoints.tensors import assemble
 from gfnet_fast.config import GFNetConfig
-from gfnet_fast.errors import CheckpointError
+from gfnet_fast.errors import CheckpointError, reason, shown
 from gfnet_fast.exits import Calibration, ModelIdentity, load_calibration, save_calibration
+from gfnet_fast.files import open_regular, parse_json, read_text, write_bytes, write_json
 from gfnet_fast.model.gfnet import GFNet
 
 SCHEMA_VERSION = 1
 
+MAX_HEADER = 4 * 2**20
+"""Bytes of the names, types and shapes in model.safetensors."""
+
+MAX_ROWS = 65_536
+"""Rows of thresholds."""
+
+MAX_LABEL = 1024
+"""Characters of a class's name."""
+
 
 def save(model: GFNet, folder: str | os.PathLike[str]) -> None:
-    """Write `model` as a native folder; each file appears whole or not at all."""
+    """Write `model` as a native folder; each file appears whole or not at all.
+
+    While it writes, the weights are three times in memory.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {
@@ -38,10 +51,10 @@ def save(model: GFNet, folder: str | os.PathLike[str]) -> None:
     head = {
         "schema_version": SCHEMA_VERSION,
         "config": model.config.to_dict(),
-        "labels": None if model.labels is None else list(model.labels),
+        "labels": None if model.labels is None else [str(label) for label in model.labels],
     }
-    _replace(folder / "model.safetensors", lambda path: save_file(state, path))
-    _replace(folder / "config.json", lambda path: path.write_text(json.dumps(head, indent=1) + "\n"))
+    write_bytes(folder / "model.safetensors", safetensors_bytes(state))
+    write_json(folder / "config.json", head)
     target = folder / "thresholds.json"
     if model.calibration is not None and model.calibration.mean_macs is not None:
         save_calibration(model.calibration, target)
@@ -51,45 +64,63 @@ def save(model: GFNet, folder: str | os.PathLike[str]) -> None:
             "default_row": model.default_row,
             "thresholds": model.thresholds.tolist(),
         }
-        _replace(target, lambda path: path.write_text(json.dumps(table, indent=1) + "\n"))
+        write_json(target, table)
     else:
         target.unlink(missing_ok=True)
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    write(part)
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def read(folder: Path, config: GFNetConfig | None = None) -> GFNet:
     """The model that :func:`save` wrote; CheckpointError where the folder is not one."""
     head = _read_json(folder / "config.json")
-    own = GFNetConfig.from_dict(_expect(head, "config", dict, folder / "config.json"))
+    try:
+        own = GFNetConfig.from_dict(_expect(head, "config", dict, folder / "config.json"))
+        labels = _labels(head.get("labels"), own.classes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
     if config is not None and config.replace(macs=own.macs) != own:
         raise CheckpointError(f"{folder}: expected the configuration {config}, got {own}")
     weights = folder / "model.safetensors"
-    try:
-        state = load_file(weights)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{weights}: expected a file, got nothing there") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{weights}: expected a safetensors file, got one that fails: {error}"
-        ) from error
-    model = assemble(weights, own, state)
-    if (labels := head.get("labels")) is not None:
-        if not isinstance(labels, list) or len(labels) != own.classes:
-            got = len(labels) if isinstance(labels, list) else type(labels).__name__
-            raise CheckpointError(
-                f"{folder / 'config.json'}: labels: expected {own.classes} names, got {got}"
-            )
-        model.labels = tuple(str(label) for label in labels)
-    if (folder / "thresholds.json").exists():
+    model = assemble(weights, own, read_weights(weights))
+    model.labels = labels
+    if os.path.lexists(folder / "thresholds.json"):
         _read_thresholds(model, folder / "thresholds.json")
     return model
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU and in memory of their own, or CheckpointError.
+
+    The file is read, not mapped: what becomes of it later changes no weight. While it is read its tensors
+    are twice in memory.
+    """
+    try:
+        with open_regular(path) as file:
+            head = file.read(1024)
+            size = int.from_bytes(head[:8], "little")
+            if words := None if head[8:9] == b"{" else what_else(head):
+                raise ValueError(words)
+            if size > MAX_HEADER:
+                raise ValueError(f"a header of {size} bytes, more than {MAX_HEADER}")
+            file.seek(0)
+            return parse_safetensors(file.read())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: expected a file, got nothing there") from None
+    except Exception as error:  # a damaged file fails in whatever way its bytes lead to
+        raise CheckpointError(f"{path}: expected a safetensors file, got {reason(error)}") from None
+
+
+def _labels(values: Any, classes: int) -> tuple[str, ...] | None:
+    if values is None:
+        return None
+    if not isinstance(values, list) or len(values) != classes:
+        got = len(values) if isinstance(values, list) else type(values).__name__
+        raise CheckpointError(f"labels: expected {classes} names, got {got}")
+    expected = f"labels: expected texts of at most {MAX_LABEL} characters"
+    for value in values:
+        surrogate = isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
+        if not isinstance(value, str) or len(value) > MAX_LABEL or surrogate:
+            raise CheckpointError(f"{expected} that can be written, got {shown(value)}")
+    return tuple(values)
 
 
 def _read_thresholds(model: GFNet, path: Path) -> None:
@@ -98,8 +129,8 @@ def _read_thresholds(model: GFNet, path: Path) -> None:
     if set(table) <= {"schema_version", "thresholds", "default_row"}:
         model.thresholds = check_table(path, _expect(table, "thresholds", list, path), model.config.steps)
         row = table.get("default_row", 0)
-        if not isinstance(row, int) or not 0 <= row < len(model.thresholds):
-            message = f"default_row: expected 0 to {len(model.thresholds) - 1}, got {row!r}"
+        if type(row) is not int or not 0 <= row < len(model.thresholds):
+            message = f"default_row: expected 0 to {len(model.thresholds) - 1}, got {shown(row)}"
             raise CheckpointError(f"{path}: {message}")
         model.default_row = row
         model.calibration = Calibration.from_table(identity, model.thresholds.numpy())
@@ -110,32 +141,53 @@ def _read_thresholds(model: GFNet, path: Path) -> None:
         model.default_row = calibration.default_row
 
 
-def check_table(where: object, rows: Any, steps: int) -> torch.Tensor:
-    """`rows` as float32 ``[R >= 1, T]`` without NaN, or CheckpointError."""
+def check_table(where: object, rows: Any, steps: int) -> Tensor:
+    """`rows` as float32 ``[R >= 1, T]`` without NaN, or CheckpointError.
+
+    A dense tensor of numbers, or a list of at most `MAX_ROWS` lists of numbers.
+    """
     try:
-        table = torch.as_tensor(rows, dtype=torch.float32)
-        if table.layout != torch.strided or table.is_meta:
-            raise TypeError(f"a {table.layout} tensor on {table.device}")
+        if not isinstance(rows, Tensor):
+            table = torch.tensor(_lists(rows, steps), dtype=torch.float32, device="cpu")
+        elif rows.is_complex():
+            raise TypeError(f"a tensor of {rows.dtype}")
+        else:
+            table = rows.detach().to(torch.float32)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise CheckpointError(
-            f"{where}: thresholds: expected rows of {steps} numbers, got {error}"
-        ) from error
-    if table.ndim != 2 or table.shape[1] != steps or len(table) == 0 or bool(table.isnan().any()):
-        got = f"{list(table.shape)}{' with NaN' if bool(table.isnan().any()) else ''}"
+        expected = f"rows of {steps} numbers"
+        raise CheckpointError(f"{where}: thresholds: expected {expected}, got {reason(error)}") from None
+    with_nan = bool(table.isnan().any())
+    if table.ndim != 2 or table.shape[1] != steps or not 1 <= len(table) <= MAX_ROWS or with_nan:
+        got = f"{list(table.shape)}{' with NaN' if with_nan else ''}"
         raise CheckpointError(f"{where}: thresholds: expected rows of {steps} numbers, got {got}")
     return table
 
 
+def _lists(rows: Any, steps: int) -> list[list[float]]:
+    if not isinstance(rows, (list, tuple)) or len(rows) > MAX_ROWS:
+        raise TypeError(shown(rows))
+    for row in rows:
+        numbers = isinstance(row, (list, tuple)) and all(isinstance(value, (int, float)) for value in row)
+        if not numbers or len(row) != steps:
+            raise TypeError(f"a row {shown(row)}")
+    return [[float(value) for value in row] for row in rows]
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        head = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: expected a file, got nothing there") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected JSON, got {error}") from error
+        text = read_text(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: expected a file, got nothing there") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected JSON, got {reason(error)}") from None
+    try:
+        head = parse_json(text)
+    except ValueError as error:
+        words = what_else(text[:400].encode("utf-8", "replace"))
+        raise CheckpointError(f"{path}: expected JSON, got {words or reason(error)}") from None
     version = head.get("schema_version") if isinstance(head, dict) else None
-    if version != SCHEMA_VERSION:
-        raise CheckpointError(f"{path}: expected schema_version {SCHEMA_VERSION}, got {version!r}")
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise CheckpointError(f"{path}: expected schema_version {SCHEMA_VERSION}, got {shown(version)}")
     return head
 
 

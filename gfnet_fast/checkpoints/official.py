@@ -7,20 +7,20 @@ and a table of thresholds; the files that the official training script saves car
 
 from __future__ import annotations
 
-import pickle
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gfnet_fast.checkpoints.native import check_table
+from gfnet_fast.checkpoints.pickled import unpickle
 from gfnet_fast.checkpoints.tensors import assemble, differences, require, skeleton
 from gfnet_fast.config import RELEASED, GFNetConfig, released
-from gfnet_fast.errors import CheckpointError
+from gfnet_fast.errors import CheckpointError, shown
 from gfnet_fast.exits import Calibration, ModelIdentity
 from gfnet_fast.exits.calibration import cheapest_good_row
 from gfnet_fast.model.gfnet import GFNet
@@ -80,7 +80,7 @@ def _official_names(config: GFNetConfig, ours: Iterable[str]) -> dict[str, dict[
 
 def read(path: Path, config: GFNetConfig | None = None) -> GFNet:
     """The model in an official file; nothing in the file is run. See :func:`gfnet_fast.load`."""
-    content = unpickle(path)
+    content = read_content(path)
     parts = {part: _part(path, content, part) for part in PARTS}
     if "model_name" in content:
         config = _from_metadata(path, content, parts, config)
@@ -93,6 +93,10 @@ def read(path: Path, config: GFNetConfig | None = None) -> GFNet:
     }
     if len(state) != sum(map(len, parts.values())):
         raise CheckpointError(f"{path}: expected every tensor once, got two names for one")
+    tensors = [value for value in state.values() if isinstance(value, Tensor)]
+    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    if sum(tensor.nbytes for tensor in tensors) > sum(stored.values()):
+        raise CheckpointError(f"{path}: expected tensors of their own, got some that share their numbers")
     model = assemble(path, config, state)
     if "dynamic_threshold" in content:
         model.thresholds = check_table(path, content["dynamic_threshold"], config.steps)
@@ -103,23 +107,9 @@ def read(path: Path, config: GFNetConfig | None = None) -> GFNet:
     return model
 
 
-def unpickle(path: Path) -> dict[str, Any]:
-    # Plain numbers that numpy wrapped; reading them runs no code of the file's.
-    scalar = getattr(np, "_core", np).multiarray.scalar
-    numbers = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype]
-    numbers += [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
-    try:
-        with torch.serialization.safe_globals(numbers):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        got = f"a file that cannot be read without running code ({reason})"
-        raise CheckpointError(f"{path}: expected only tensors and plain values, got {got}") from error
-    except Exception as error:  # a damaged file fails in whatever way its bytes lead to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: expected a file that torch.save wrote, got a damaged one ({reason})"
-        ) from error
+def read_content(path: Path) -> dict[str, Any]:
+    """The table in an official file: plain values and tensors."""
+    content = unpickle(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dictionary, got {type(content).__name__}")
     return content
@@ -133,7 +123,7 @@ def _part(path: Path, content: Mapping[str, Any], part: str) -> dict[str, Any]:
     if len(plain) != len(tensors):
         twice = sorted(set(tensors) & {f"module.{name}" for name in tensors})
         raise CheckpointError(
-            f"{path}: {part}: expected every tensor once, got {twice[:4]} without prefix too"
+            f"{path}: {part}: expected every tensor once, got {shown(twice)} without prefix too"
         )
     return plain
 
@@ -144,7 +134,7 @@ def _classes(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> int:
         if isinstance(weight, Tensor) and weight.ndim == 2:
             return weight.shape[0]
     raise CheckpointError(
-        f"{path}: fc: expected a matrix fc.weight or fc_2.weight, got {sorted(parts['fc'])}"
+        f"{path}: fc: expected a matrix fc.weight or fc_2.weight, got {shown(sorted(parts['fc']))}"
     )
 
 
@@ -152,7 +142,7 @@ def _from_metadata(
     path: Path, content: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]], config: GFNetConfig | None
 ) -> GFNetConfig:
     name, patch_size, flops = (content.get(key) for key in ("model_name", "patch_size", "flops"))
-    if not isinstance(name, str) or not isinstance(patch_size, int) or not isinstance(flops, (list, tuple)):
+    if not isinstance(name, str) or type(patch_size) is not int or not isinstance(flops, (list, tuple)):
         kinds = [type(value).__name__ for value in (name, patch_size, flops)]
         raise CheckpointError(
             f"{path}: expected model_name, patch_size and flops as str, int and list, got {kinds}"
@@ -162,7 +152,9 @@ def _from_metadata(
     got = (name, patch_size, len(flops))
     if got != (config.name, config.patch_size, config.steps):
         expected = (config.name, config.patch_size, config.steps)
-        raise CheckpointError(f"{path}: expected model_name, patch_size and steps {expected}, got {got}")
+        raise CheckpointError(
+            f"{path}: expected model_name, patch_size and steps {expected}, got {shown(got)}"
+        )
     return config
 
 
@@ -203,12 +195,15 @@ def _from_shapes(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> GFNetCon
 
 def _stored_curve(curve: Any, rows: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """The stored mean multiply-adds and accuracies of the rows of thresholds, where there are real ones."""
-    try:
-        costs, accuracy = (np.asarray([float(value) for value in part]) for part in curve)
-    except (TypeError, ValueError):
+    if not isinstance(curve, (list, tuple)) or len(curve) != 2:
         return None
-    real = len(costs) == len(accuracy) == rows and (costs > 0).all() and (accuracy > 0).all()
-    return (costs, accuracy) if real else None
+    for part in curve:
+        if not isinstance(part, (list, tuple)) or len(part) != rows:
+            return None
+        if not all(isinstance(value, (int, float, np.number)) and 0 < value < math.inf for value in part):
+            return None
+    costs, accuracy = (np.array([float(value) for value in part]) for part in curve)
+    return costs, accuracy
 
 
 def official_form(config: GFNetConfig) -> str:

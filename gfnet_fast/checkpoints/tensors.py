@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gfnet_fast.checkpoints.pickled import Unusable
 from gfnet_fast.config import GFNetConfig
-from gfnet_fast.errors import CheckpointError
+from gfnet_fast.errors import CheckpointError, reason, shown
 from gfnet_fast.model.gfnet import GFNet
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def skeleton(config: GFNetConfig) -> GFNet:
@@ -24,7 +28,7 @@ def skeleton(config: GFNetConfig) -> GFNet:
 def differences(found: Mapping[str, Any], expected: Shapes) -> list[str]:
     """What keeps `found` from being exactly the tensors of `expected`, one line a tensor."""
     lines = [f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in found]
-    lines += [f"unexpected {name}" for name in found if name not in expected]
+    lines += [f"unexpected {shown(name)[1:-1]}" for name in found if name not in expected]
     for name, shape in expected.items():
         if name in found and (problem := _problem(name, found[name], shape)):
             lines.append(problem)
@@ -32,21 +36,18 @@ def differences(found: Mapping[str, Any], expected: Shapes) -> list[str]:
 
 
 def _problem(name: str, value: Any, shape: tuple[int, ...]) -> str | None:
+    if isinstance(value, Unusable):
+        return f"{name}: expected a dense tensor, got {value.kind}"
     if not isinstance(value, Tensor):
         return f"{name}: expected a tensor, got {type(value).__name__}"
-    if value.layout != torch.strided or value.is_quantized:
-        return (
-            f"{name}: expected a dense tensor, got {value.layout}{' quantized' if value.is_quantized else ''}"
-        )
+    if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        return f"{name}: expected a dense tensor with numbers, got {value.layout} on {value.device}"
     if tuple(value.shape) != shape:
         return f"{name}: expected shape {list(shape)}, got {list(value.shape)}"
     if name.endswith("num_batches_tracked"):
-        integer = not value.is_floating_point() and not value.is_complex()
-        return None if integer else f"{name}: expected an integer, got {value.dtype}"
-    if not value.is_floating_point():
+        return None if value.dtype in INTEGERS else f"{name}: expected an integer, got {value.dtype}"
+    if value.dtype not in FLOATS:
         return f"{name}: expected a floating-point tensor, got {value.dtype}"
-    if value.is_meta:
-        return f"{name}: expected numbers, got a tensor without any"
     if bad := int((~torch.isfinite(value.float())).sum()):
         return f"{name}: expected finite numbers in float32, got {bad} that are not"
     if name.endswith("running_var") and bool((value < 0).any()):
@@ -61,18 +62,25 @@ def require(where: object, lines: list[str]) -> None:
         raise CheckpointError(f"{where}: {'; '.join(lines[:4])}{rest}")
 
 
+def build(where: object, config: GFNetConfig) -> GFNet:
+    """:func:`skeleton`; CheckpointError, beginning with `where`, for a network that cannot be."""
+    try:
+        return skeleton(config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    except Exception as error:  # a backbone raises what it likes on arguments that it cannot take
+        got = f"{type(error).__name__}: {reason(error)}"
+        raise CheckpointError(f"{where}: expected a network that can be built, got {got}") from error
+
+
 def assemble(where: object, config: GFNetConfig, state: Mapping[str, Any]) -> GFNet:
     """A model of `config` that holds the tensors of `state`, all checked, in float32."""
-    try:
-        model = skeleton(config)
-    except CheckpointError:
-        raise
-    except Exception as error:  # a backbone raises what it likes on arguments that it cannot take
-        raise CheckpointError(f"{where}: expected a network that can be built, got {error!r}") from error
+    model = build(where, config)
     require(where, differences(state, {name: tuple(t.shape) for name, t in model.state_dict().items()}))
-    state = {name: t.float() if t.is_floating_point() else t.long() for name, t in state.items()}
+    state = {name: t.detach().float() if t.dtype in FLOATS else t.long() for name, t in state.items()}
     model.load_state_dict(state, assign=True)
     if any(t.is_meta for t in (*model.buffers(), *model.parameters())):  # buffers that no state dict holds
-        model = GFNet(config)
+        with torch.device("cpu"):
+            model = GFNet(config)
         model.load_state_dict(state)
     return model

@@ -103,7 +103,7 @@ class GFNet(nn.Module):
         """The thresholds used where no budget is named, float32 ``[T]``: without any, nobody exits early."""
         if self.thresholds is not None:
             return self.thresholds[self.default_row].clone()
-        row = torch.full((self.config.steps,), NEVER)
+        row = torch.full((self.config.steps,), NEVER, dtype=torch.float32, device="cpu")
         row[-1] = ALWAYS
         return row
 
@@ -116,8 +116,10 @@ class GFNet(nn.Module):
         """uint8 ``[B, 3, H, W]`` or ``[B, H, W, 3]`` -> float32 ``[B, 3, H, W]``, (x / 255 - mean) / std."""
         if images.shape[1] != 3:
             images = images.permute(0, 3, 1, 2)
-        mean = torch.tensor(self.config.mean, device=images.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.config.std, device=images.device).view(1, 3, 1, 1)
+        mean, std = (
+            torch.tensor(three, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
+            for three in (self.config.mean, self.config.std)
+        )
         return (images.float() / 255 - mean) / std
 
     def glance(self, images: Tensor) -> tuple[Tensor, StepState]:
