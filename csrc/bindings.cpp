@@ -1,7 +1,9 @@
 /// gfnet_fast._scheduler: the scheduler for Python, with numpy arrays of int32 out and flags in.
 ///
 /// The calls of the loop keep the interpreter lock: they take microseconds, and giving it up would let any busy
-/// thread hold it for a switch interval, 5 ms. simulate() runs for seconds and gives it up.
+/// thread hold it for a switch interval, 5 ms. The simulations run for seconds and give it up; what they read
+/// cannot be changed from Python. A free-threaded interpreter turns its lock on for this module: without it another
+/// thread could change an array while it is read, and complete a launch whose plan is still being copied.
 #include <pybind11/native_enum.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -11,35 +13,28 @@
 #include <array>
 #include <functional>
 #include <memory>
-#include <optional>
-#include <stdexcept>
-#include <string>
 #include <utility>
 #include <vector>
 
+#include "arguments.hpp"
 #include "gfnet/cover.hpp"
-#include "gfnet/scheduler.hpp"
-#include "gfnet/simulation.hpp"
 
-namespace py = pybind11;
 using namespace gfnet;
 using namespace py::literals;
 
 namespace {
 
-using Ints = py::array_t<std::int32_t>;
-using Flags = py::array_t<bool, py::array::c_style | py::array::forcecast>;
-using Times = py::array_t<double, py::array::c_style | py::array::forcecast>;
-using Costs = std::vector<std::pair<std::int32_t, double>>;
+using Pairs = Items<std::pair<std::int32_t, double>, limits::buckets>;
+using Shares = Items<double, limits::steps>;
 
-std::vector<Bucket> to_buckets(const Costs& costs) {
+std::vector<Bucket> to_buckets(const Pairs& pairs, const char* name) {
   std::vector<Bucket> buckets;
-  for (const auto& [size, seconds] : costs) buckets.push_back({size, Seconds{seconds}});
+  for (const auto& [size, seconds] : pairs.checked(name)) buckets.push_back({size, Seconds{seconds}});
   return buckets;
 }
 
-Costs from_buckets(std::span<const Bucket> buckets) {
-  Costs costs;
+std::vector<std::pair<std::int32_t, double>> from_buckets(std::span<const Bucket> buckets) {
+  std::vector<std::pair<std::int32_t, double>> costs;
   for (const Bucket& bucket : buckets) costs.emplace_back(bucket.size, bucket.cost.count());
   return costs;
 }
@@ -51,44 +46,26 @@ Ints to_array(const Values& values, Project project) {
   return array;
 }
 
-/// A plan that owns its arrays, so that it may outlive the launch.
-struct PyPlan {
-  Plan plan;
-  Ints slots;
-  Ints steps;
-};
-
-struct PyDepartures {
-  Ints slots;
-  Ints steps;
-  Ints reasons;
-};
-
 PyPlan plan(Scheduler& scheduler, double now) {
   const Plan plan = scheduler.plan(Seconds{now});
   return {plan, to_array(plan.slots, std::identity{}), to_array(plan.steps, std::identity{})};
 }
 
-Ints admit(Scheduler& scheduler, py::ssize_t count, double now, const std::optional<Times>& deadlines) {
-  if (count < 0) throw std::invalid_argument("admit: expected a count that is not negative, got " + std::to_string(count));
+Ints admit(Scheduler& scheduler, py::ssize_t count, double now, const py::object& deadlines) {
+  if (count < 0) throw std::invalid_argument("count: expected 0 or more images, got " + std::to_string(count));
   // No more than fit: what is asked for beyond that costs no memory.
-  const py::ssize_t asked = std::min<py::ssize_t>(count, scheduler.capacity());
-  std::vector<Slot> slots(static_cast<std::size_t>(asked));
+  const auto asked = static_cast<std::size_t>(std::min<py::ssize_t>(count, scheduler.capacity()));
+  std::vector<Slot> slots(asked);
   std::vector<Seconds> times;
-  if (deadlines) {
-    if (deadlines->ndim() != 1 || deadlines->size() != count) {
-      throw std::invalid_argument("admit: expected deadlines of shape [" + std::to_string(count) + "]");
-    }
-    for (py::ssize_t i = 0; i < asked; ++i) times.emplace_back(deadlines->at(i));
-  }
+  if (!deadlines.is_none()) times = to_times(deadlines, static_cast<std::size_t>(count), asked);
   slots.resize(scheduler.admit(slots, Seconds{now}, times));
   return to_array(slots, std::identity{});
 }
 
-void complete(Scheduler& scheduler, std::int64_t id, const Flags& exited, double now) {
-  if (exited.ndim() != 1) throw std::invalid_argument("complete: expected exit flags of shape [count] or [bucket]");
-  const auto* flags = reinterpret_cast<const std::uint8_t*>(exited.data());
-  scheduler.complete(LaunchId{id}, {flags, static_cast<std::size_t>(exited.size())}, Seconds{now});
+void complete(Scheduler& scheduler, std::int64_t id, const py::object& exited, double now) {
+  const auto flags = to_flags(exited);
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(flags.data());
+  scheduler.complete(LaunchId{id}, {bytes, static_cast<std::size_t>(flags.size())}, Seconds{now});
 }
 
 PyDepartures collect(Scheduler& scheduler) {
@@ -99,12 +76,25 @@ PyDepartures collect(Scheduler& scheduler) {
           to_array(left, [](const Departure& d) { return d.reason; })};
 }
 
-std::pair<std::vector<std::int32_t>, double> cover(const Costs& costs, std::int32_t rows, Objective objective) {
-  const std::vector<Bucket> buckets = to_buckets(costs);
-  const Cover best(buckets, rows, objective);
+std::pair<std::vector<std::int32_t>, double> cover(const Pairs& buckets, std::int32_t rows, Objective objective) {
+  const Cover best(to_buckets(buckets, "buckets"), rows, objective);
   std::vector<std::int32_t> sizes;
   for (std::int32_t left = rows; left > 0; left -= sizes.back()) sizes.push_back(best.first(left).size);
   return {sizes, best.value(rows).count()};
+}
+
+/// Runs a simulation without the interpreter lock, taking it now and then so that Ctrl-C ends the simulation.
+/// Signals are the main thread's; another thread does not ask for the lock, which may be gone at exit.
+template <class Simulation>
+Report run(Simulation simulation) {
+  const auto threading = py::module_::import("threading");
+  const bool main = threading.attr("get_ident")().equal(threading.attr("main_thread")().attr("ident"));
+  const Poll signals = [] {
+    const py::gil_scoped_acquire lock;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  };
+  const py::gil_scoped_release unlocked;
+  return simulation(main ? signals : Poll{});
 }
 
 void bind_words(py::module_& m) {
@@ -130,8 +120,8 @@ void bind_words(py::module_& m) {
 
 void bind_values(py::module_& m) {
   py::class_<CostTable>(m, "CostTable", "Seconds per launch by stage and bucket: pairs of (rows, seconds).")
-      .def(py::init([](const Costs& glance, const Costs& focus) {
-             return CostTable(to_buckets(glance), to_buckets(focus));
+      .def(py::init([](const Pairs& glance, const Pairs& focus) {
+             return CostTable(to_buckets(glance, "glance"), to_buckets(focus, "focus"));
            }),
            "glance"_a, "focus"_a)
       .def_property_readonly("glance", [](const CostTable& t) { return from_buckets(t.buckets(Stage::glance)); })
@@ -185,7 +175,7 @@ void bind_scheduler(py::module_& m) {
            "Admit up to `count` images; their slots, [admitted] int32. Fewer than asked for: there is no more room.")
       .def("plan", &plan, "now"_a, "Choose the next launch and count it as in flight.")
       .def("complete", &complete, "id"_a, "exited"_a, "now"_a,
-           "A launch ended; `exited` [count] or [bucket] bool: this image leaves with the step it has just taken.")
+           "A launch ended; `exited` [count] or [bucket], bools or integers: this image leaves with the step it has just taken.")
       .def("fail", [](Scheduler& s, std::int64_t id, double now) { s.fail(LaunchId{id}, Seconds{now}); }, "id"_a,
            "now"_a, "A launch failed: its images are retried in smaller launches, then given up one by one.")
       .def("expire", [](Scheduler& s, double now) { s.expire(Seconds{now}); }, "now"_a,
@@ -206,9 +196,9 @@ void bind_simulation(py::module_& m) {
       .value("BURSTS", Arrivals::bursts).finalize();
 
   py::class_<Load>(m, "Load", "The images to simulate: how many, when they arrive, at which step they leave.")
-      .def(py::init([](std::int64_t images, std::vector<double> exits, Arrivals arrivals, double rate,
-                       std::int32_t burst, double allowed, std::uint64_t seed) {
-             return Load{images, std::move(exits), arrivals, rate, burst, Seconds{allowed}, seed};
+      .def(py::init([](std::int64_t images, const Shares& exits, Arrivals arrivals, double rate, std::int32_t burst,
+                       double allowed, std::uint64_t seed) {
+             return Load{images, exits.checked("exits"), arrivals, rate, burst, Seconds{allowed}, seed};
            }),
            "images"_a, "exits"_a, py::kw_only(), "arrivals"_a = Arrivals::at_once, "rate"_a = 0.0, "burst"_a = 1,
            "allowed"_a = 0.0, "seed"_a = 1);
@@ -242,24 +232,25 @@ void bind_simulation(py::module_& m) {
   m.def("simulate",
         [](const Load& load, const Machine& machine, const CostTable& costs, std::int32_t capacity, Mode mode,
            std::int32_t in_flight, std::int32_t patience, double linger) {
-          const auto steps = static_cast<std::int32_t>(load.exits.size());
-          return simulate(load, machine, {capacity, steps, mode, in_flight, patience, Seconds{linger}}, costs);
+          const Options options{capacity, 1, mode, in_flight, patience, Seconds{linger}};  // steps: the load's
+          return run([&](const Poll& poll) { return simulate(load, machine, options, costs, poll); });
         },
         "load"_a, "machine"_a, "costs"_a, py::kw_only(), "capacity"_a, "mode"_a = Mode::throughput, "in_flight"_a = 2,
-        "patience"_a = 64, "linger"_a = 0.005, py::call_guard<py::gil_scoped_release>(),
-        "Step-merged batches on the scheduler.");
+        "patience"_a = 64, "linger"_a = 0.005, "Step-merged batches on the scheduler.");
   m.def("simulate_per_batch",
         [](const Load& load, const Machine& machine, const CostTable& costs, std::int32_t batch,
            std::int32_t overlap, double linger) {
-          return simulate_per_batch(load, machine, batch, overlap, Seconds{linger}, costs);
+          return run([&](const Poll& poll) {
+            return simulate_per_batch(load, machine, batch, overlap, Seconds{linger}, costs, poll);
+          });
         },
         "load"_a, "machine"_a, "costs"_a, py::kw_only(), "batch"_a, "overlap"_a = 1, "linger"_a = 0.005,
-        py::call_guard<py::gil_scoped_release>(), "Batches that stay together, compacted after each step, with a sync.");
+        "Batches that stay together, compacted after each step, with a sync.");
 }
 
 }  // namespace
 
-PYBIND11_MODULE(_scheduler, m, py::mod_gil_not_used()) {
+PYBIND11_MODULE(_scheduler, m) {
   m.doc() = "Plans which images run next, in which batch; computes nothing.";
   bind_words(m);
   bind_values(m);

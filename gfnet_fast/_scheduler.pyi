@@ -1,8 +1,11 @@
-"""Plans which images run next, in which batch; computes nothing. See docs/scheduler.md."""
+"""Plans which images run next, in which batch; computes nothing. See docs/scheduler.md, limits included.
+
+A number out of range raises ValueError, "name: expected A, got B", before anything is taken or changed; what is of
+another type raises TypeError. Times are seconds and finite, on any clock.
+"""
 
 import enum
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -91,9 +94,11 @@ class Scheduler:
         patience: int = 64,
         linger: float = 0.005,
     ) -> None: ...
+    # deadlines: real numbers [count], in deadline mode only; those beyond the capacity are not looked at
     def admit(self, count: int, now: float, deadlines: ArrayLike | None = None) -> NDArray[np.int32]: ...
     def plan(self, now: float) -> Plan: ...
-    def complete(self, id: int, exited: NDArray[Any], now: float) -> None: ...
+    # exited: bools or integers (anything but 0 leaves), [count] or [bucket]
+    def complete(self, id: int, exited: ArrayLike, now: float) -> None: ...
     def fail(self, id: int, now: float) -> None: ...
     def expire(self, now: float) -> None: ...
     def collect(self) -> Departures: ...
@@ -140,6 +145,7 @@ class Report:
     occupancy: float
     padding: float
 
+# Both release the interpreter lock, and end early with what a signal handler raises.
 def simulate(
     load: Load,
     machine: Machine,

@@ -1,30 +1,28 @@
 #include "gfnet/cost_table.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <stdexcept>
 #include <string>
 
-namespace gfnet {
-namespace {
+#include "checks.hpp"
 
-std::vector<Bucket> checked(std::vector<Bucket> buckets, const std::string& stage) {
-  if (buckets.empty()) throw std::invalid_argument("the " + stage + " stage needs at least one bucket, got none");
+namespace gfnet {
+
+std::vector<Bucket> checked(std::vector<Bucket> buckets, const std::string& name) {
+  if (buckets.empty() || buckets.size() > static_cast<std::size_t>(limits::buckets)) {
+    refuse(name, "1 to " + text(limits::buckets) + " buckets", text(buckets.size()));
+  }
   std::ranges::sort(buckets, {}, &Bucket::size);
   for (std::size_t i = 0; i < buckets.size(); ++i) {
-    const std::string which = stage + " bucket " + std::to_string(buckets[i].size);
-    if (buckets[i].size < 1) throw std::invalid_argument(which + ": a bucket has at least one row");
-    if (i > 0 && buckets[i].size == buckets[i - 1].size) throw std::invalid_argument(which + " is there twice");
-    const double cost = buckets[i].cost.count();
-    if (!std::isfinite(cost) || cost <= 0) {
-      throw std::invalid_argument(which + ": expected a positive, finite cost in seconds, got " + std::to_string(cost));
+    const auto [size, cost] = buckets[i];
+    if (size < 1 || size > limits::rows) refuse(name, "buckets of 1 to " + text(limits::rows) + " rows", text(size));
+    if (i > 0 && size == buckets[i - 1].size) refuse(name, "every size once", text(size) + " twice");
+    if (!(cost.count() > 0 && cost <= limits::time)) {
+      refuse(name, "costs above 0 and up to " + text(limits::time.count()) + " seconds",
+             text(cost.count()) + " for " + text(size) + " rows");
     }
   }
   return buckets;
 }
-
-}  // namespace
 
 CostTable::CostTable(std::vector<Bucket> glance, std::vector<Bucket> focus)
     : glance_(checked(std::move(glance), "glance")), focus_(checked(std::move(focus), "focus")) {}

@@ -2,16 +2,14 @@
 
 #include <algorithm>
 #include <limits>
-#include <stdexcept>
+
+#include "checks.hpp"
 
 namespace gfnet {
 
 Cover::Cover(std::span<const Bucket> buckets, std::int32_t rows, Objective objective)
-    : buckets_(buckets.begin(), buckets.end()) {
-  if (buckets.empty() || buckets.size() > std::numeric_limits<std::uint16_t>::max()) {
-    throw std::invalid_argument("a cover needs between 1 and 65535 buckets");
-  }
-  if (rows < 0) throw std::invalid_argument("a cover needs a number of rows that is not negative");
+    : buckets_(checked({buckets.begin(), buckets.end()}, "buckets")) {
+  check_range("rows", rows, 0, limits::rows);
   choice_.resize(static_cast<std::size_t>(rows) + 1);
   value_.resize(static_cast<std::size_t>(rows) + 1);
   for (std::int32_t remaining = 1; remaining <= rows; ++remaining) {

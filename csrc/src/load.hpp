@@ -6,8 +6,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <numeric>
-#include <stdexcept>
 #include <vector>
 
 #include "gfnet/simulation.hpp"
@@ -36,18 +34,7 @@ class Random {
 /// The images to come, in order of arrival. Keeps no list of them.
 class Source {
  public:
-  explicit Source(const Load& load) : load_(load), random_(load.seed) {
-    const double total = std::accumulate(load.exits.begin(), load.exits.end(), 0.0);
-    const bool shares = std::ranges::all_of(load.exits, [](double share) { return share >= 0; });
-    if (load.exits.empty() || !shares || std::abs(total - 1) > 1e-6) {
-      throw std::invalid_argument("exits: expected one share per step, none negative, that sum to one");
-    }
-    if (load.images < 0) throw std::invalid_argument("images: expected a number that is not negative");
-    if (load.arrivals != Arrivals::at_once && !(load.rate > 0 && load.burst >= 1)) {
-      throw std::invalid_argument("expected a positive rate and a burst of at least one image");
-    }
-    draw_gap();
-  }
+  explicit Source(const Load& load) : load_(load), random_(load.seed) { draw_gap(); }
 
   bool over() const { return taken_ == load_.images; }
   double next() const { return over() ? never : next_; }

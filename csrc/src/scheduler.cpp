@@ -1,28 +1,16 @@
 #include "gfnet/scheduler.hpp"
 
-#include <cmath>
 #include <stdexcept>
-#include <string>
 #include <utility>
 
+#include "checks.hpp"
 #include "state.hpp"
 
 namespace gfnet {
 namespace {
 
-const Options& checked(const Options& options) {
-  const auto at_least = [](const char* name, std::int64_t least, std::int64_t got) {
-    if (got < least) {
-      throw std::invalid_argument(std::string(name) + ": expected at least " + std::to_string(least) + ", got " +
-                                  std::to_string(got));
-    }
-  };
-  at_least("capacity", 1, options.capacity);
-  at_least("steps", 1, options.steps);
-  at_least("in_flight", 1, options.in_flight);
-  at_least("patience", 1, options.patience);
-  if (!(options.linger.count() >= 0)) throw std::invalid_argument("linger: expected seconds that are not negative");
-  return options;
+std::int32_t widest(const CostTable& costs) {
+  return std::max(costs.buckets(Stage::glance).back().size, costs.buckets(Stage::focus).back().size);
 }
 
 Line make_line(Stage stage, const Options& options, const CostTable& costs) {
@@ -31,16 +19,34 @@ Line make_line(Stage stage, const Options& options, const CostTable& costs) {
 
 }  // namespace
 
+const Options& checked(const Options& options, const CostTable& costs) {
+  check_range("capacity", options.capacity, 1, limits::rows);
+  check_range("steps", options.steps, 1, limits::steps);
+  check_range("mode", static_cast<int>(options.mode), 0, static_cast<int>(Mode::deadline));
+  check_range("in_flight", options.in_flight, 1, limits::in_flight);
+  check_range("patience", options.patience, 1, unlimited);
+  check_range("linger", options.linger, Seconds{std::numeric_limits<double>::infinity()});
+  check_range("in_flight x the largest bucket", rows_in_flight(options, costs), std::int64_t{1}, limits::rows_in_flight);
+  return options;
+}
+
+std::int64_t rows_in_flight(const Options& options, const CostTable& costs) {
+  return std::int64_t{std::min(options.in_flight, options.capacity)} * widest(costs);
+}
+
 std::int32_t capacity_without_waits(const CostTable& costs, std::int32_t in_flight) {
+  check_range("in_flight", in_flight, 1, limits::in_flight);
   const std::int32_t glance = costs.best_rate(Stage::glance, unlimited).size;
   const std::int32_t focus = costs.best_rate(Stage::focus, unlimited).size;
-  return (in_flight - 1) * std::max(glance, focus) + (focus - 1) + glance;
+  const std::int32_t capacity = (in_flight - 1) * std::max(glance, focus) + (focus - 1) + glance;
+  check_range("capacity without waits", capacity, 1, limits::rows);
+  return capacity;
 }
 
 // State: who is where.
 
 Scheduler::State::State(const Options& given, const CostTable& cost_table)
-    : options(checked(given)),
+    : options(checked(given, cost_table)),
       costs(cost_table),
       glance(make_line(Stage::glance, options, costs)),
       focus(make_line(Stage::focus, options, costs)),
@@ -50,13 +56,12 @@ Scheduler::State::State(const Options& given, const CostTable& cost_table)
   free.reserve(capacity);
   for (std::int32_t slot = options.capacity; slot-- > 0;) free.push_back(Slot{slot});
   departures.resize(capacity);
-  const std::int32_t widest = std::max(costs.buckets(Stage::glance).back().size, costs.buckets(Stage::focus).back().size);
   launches.resize(static_cast<std::size_t>(std::min(options.in_flight, options.capacity)));
   for (Launch& launch : launches) {
-    launch.slots.resize(static_cast<std::size_t>(widest));
-    launch.steps.resize(static_cast<std::size_t>(widest));
+    launch.slots.resize(static_cast<std::size_t>(widest(costs)));
+    launch.steps.resize(static_cast<std::size_t>(widest(costs)));
   }
-  rows.reserve(static_cast<std::size_t>(widest));
+  rows.reserve(static_cast<std::size_t>(widest(costs)));
   places.resize(static_cast<std::size_t>(options.steps) + 1);
 }
 
@@ -94,7 +99,8 @@ void Scheduler::State::release(Slot slot) {
 void Scheduler::State::expire(Seconds now) {
   if (options.mode != Mode::deadline) return;
   for (const Stage stage : {Stage::glance, Stage::focus}) {
-    while (!empty(stage) && start(now) + head_cost(stage) > head(stage).deadline) {
+    // Both conditions: beside a large clock value a small cost is lost in rounding.
+    while (!empty(stage) && (head(stage).deadline <= now || start(now) + head_cost(stage) > head(stage).deadline)) {
       depart(line(stage).queue.pop(), Reason::deadline);
     }
   }
@@ -111,8 +117,8 @@ Launch& Scheduler::State::find(LaunchId id) {
   for (Launch& launch : launches) {
     if (launch.id == id && id != LaunchId{-1}) return launch;
   }
-  throw std::invalid_argument("launch " + std::to_string(static_cast<std::int64_t>(id)) +
-                              " is not in flight: it was never planned, or has been completed or failed already");
+  refuse("id", "a launch in flight", text(static_cast<std::int64_t>(id)) +
+         ": it was never planned, or has been completed or failed already");
 }
 
 void Scheduler::State::land(Launch& launch, Seconds now) {
@@ -179,15 +185,14 @@ Scheduler::~Scheduler() = default;
 
 std::size_t Scheduler::admit(std::span<Slot> slots, Seconds now, std::span<const Seconds> deadlines) {
   State& s = *state_;
-  const std::scoped_lock lock(s.mutex);
-  if (s.closed) throw std::logic_error("the scheduler is closed: open() it to admit more images");
+  check_finite("now", now);
+  for (const Seconds deadline : deadlines) check_finite("deadlines", deadline);
   if (deadlines.size() != (s.options.mode == Mode::deadline ? slots.size() : 0)) {
-    throw std::invalid_argument("expected one deadline per image in deadline mode and none in the others, got " +
-                                std::to_string(deadlines.size()) + " for " + std::to_string(slots.size()) + " images");
+    refuse("deadlines", "one per image in deadline mode and none in the others",
+           text(deadlines.size()) + " for " + text(slots.size()) + " images");
   }
-  for (const Seconds deadline : deadlines) {
-    if (!std::isfinite(deadline.count())) throw std::invalid_argument("a deadline must be finite");
-  }
+  const std::scoped_lock lock(s.mutex);
+  if (s.closed) throw std::logic_error("admit: expected an open scheduler, got a closed one; open() it to admit more images");
   const std::size_t admitted = std::min(slots.size(), s.free.size());
   for (std::size_t i = 0; i < admitted; ++i) {
     const Slot slot = slots[i] = s.free.back();
@@ -202,6 +207,7 @@ std::size_t Scheduler::admit(std::span<Slot> slots, Seconds now, std::span<const
 
 Plan Scheduler::plan(Seconds now) {
   State& s = *state_;
+  check_finite("now", now);
   const std::scoped_lock lock(s.mutex);
   s.expire(now);
   const Choice choice = s.choose(now);
@@ -234,12 +240,13 @@ Plan Scheduler::plan(Seconds now) {
 
 void Scheduler::complete(LaunchId id, std::span<const std::uint8_t> exited, Seconds now) {
   State& s = *state_;
+  check_finite("now", now);
   const std::scoped_lock lock(s.mutex);
   Launch& launch = s.find(id);
   const auto count = static_cast<std::size_t>(launch.count);
   if (exited.size() != count && exited.size() != static_cast<std::size_t>(launch.bucket)) {
-    throw std::invalid_argument("expected one exit flag per row, " + std::to_string(count) + " (or " +
-                                std::to_string(launch.bucket) + " with padding), got " + std::to_string(exited.size()));
+    refuse("exited", "one flag per row, " + text(count) + " (or " + text(launch.bucket) + " with padding)",
+           text(exited.size()));
   }
   s.land(launch, now);
   s.counts.passes += launch.count;
@@ -265,6 +272,7 @@ void Scheduler::complete(LaunchId id, std::span<const std::uint8_t> exited, Seco
 
 void Scheduler::fail(LaunchId id, Seconds now) {
   State& s = *state_;
+  check_finite("now", now);
   const std::scoped_lock lock(s.mutex);
   Launch& launch = s.find(id);
   s.land(launch, now);
@@ -286,6 +294,7 @@ void Scheduler::fail(LaunchId id, Seconds now) {
 }
 
 void Scheduler::expire(Seconds now) {
+  check_finite("now", now);
   const std::scoped_lock lock(state_->mutex);
   state_->expire(now);
 }
@@ -307,11 +316,8 @@ std::size_t Scheduler::collect(std::span<Departure> departures) {
 
 void Scheduler::set_max_steps(std::int32_t steps) {
   State& s = *state_;
+  check_range("steps", steps, 1, s.options.steps);
   const std::scoped_lock lock(s.mutex);
-  if (steps < 1 || steps > s.options.steps) {
-    throw std::invalid_argument("max steps: expected 1 to " + std::to_string(s.options.steps) + ", got " +
-                                std::to_string(steps));
-  }
   s.max_steps = steps;
   s.focus.queue.remove_if([&](Slot slot) {
     if (s.image(slot).steps < steps) return false;

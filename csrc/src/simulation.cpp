@@ -1,9 +1,10 @@
 #include "gfnet/simulation.hpp"
 
 #include <deque>
-#include <stdexcept>
+#include <numeric>
 #include <utility>
 
+#include "checks.hpp"
 #include "gfnet/cover.hpp"
 #include "load.hpp"
 
@@ -17,8 +18,17 @@ double best_time_per_row(const CostTable& costs, Stage stage) {
 
 /// What both simulations count.
 struct Account {
-  explicit Account(const CostTable& costs)
-      : per_row{best_time_per_row(costs, Stage::glance), best_time_per_row(costs, Stage::focus)} {}
+  Account(const CostTable& costs, const Poll& caller)
+      : per_row{best_time_per_row(costs, Stage::glance), best_time_per_row(costs, Stage::focus)}, poll(caller) {}
+
+  /// Lets the caller stop the simulation.
+  void pause() {
+    const std::int64_t work = report.passes + report.images;
+    if (poll && work - polled >= 1 << 16) {
+      polled = work;
+      poll();
+    }
+  }
 
   void launched(Stage stage, std::int32_t rows, std::int32_t bucket, double cost) {
     ++report.launches;
@@ -43,6 +53,8 @@ struct Account {
   }
 
   std::array<double, 2> per_row;
+  const Poll& poll;
+  std::int64_t polled = 0;  ///< the work done by then
   Report report;
   Latencies latencies;
   double last = 0;
@@ -193,25 +205,43 @@ struct Batch {
   double now = 0;
 };
 
-void check(const Machine& machine) {
-  if (machine.devices < 1 || !(machine.sync.count() >= 0) || !(machine.issue.count() >= 0)) {
-    throw std::invalid_argument("machine: expected at least one device, and times that are not negative");
+void check(const Load& load, const Machine& machine) {
+  check_range("images", load.images, std::int64_t{0}, limits::images);
+  const std::size_t steps = load.exits.size();
+  if (steps < 1 || steps > std::size_t{limits::steps}) {
+    refuse("exits", "1 to " + text(limits::steps) + " steps", text(steps));
   }
+  for (const double share : load.exits) check_range("exits", share, 0.0, 1.0);
+  const double total = std::accumulate(load.exits.begin(), load.exits.end(), 0.0);
+  if (std::abs(total - 1) > 1e-6) refuse("exits", "shares that sum to one", text(total));
+  if (load.arrivals != Arrivals::at_once) {
+    check_range("rate", load.rate, 1 / limits::time.count(), std::numeric_limits<double>::max());
+  }
+  check_range("burst", load.burst, 1, std::numeric_limits<std::int32_t>::max());
+  check_range("allowed", load.allowed, limits::time);
+  check_range("devices", machine.devices, 1, limits::devices);
+  check_range("sync", machine.sync, limits::time);
+  check_range("issue", machine.issue, limits::time);
 }
 
 }  // namespace
 
-Report simulate(const Load& load, const Machine& machine, const Options& options, const CostTable& costs) {
-  check(machine);
+Report simulate(const Load& load, const Machine& machine, const Options& options, const CostTable& costs,
+                const Poll& poll) {
+  check(load, machine);
   Options with_steps = options;
   with_steps.steps = static_cast<std::int32_t>(load.exits.size());
+  checked(with_steps, costs);
+  check_range("devices x capacity", machine.devices * with_steps.capacity, 1, limits::rows);
+  check_range("devices x in_flight x the largest bucket", machine.devices * rows_in_flight(with_steps, costs),
+              std::int64_t{1}, limits::rows_in_flight);
   Source source(load);
   Exits exits(load);
-  Account account(costs);
+  Account account(costs, poll);
   const double first = source.over() ? 0 : source.next();
   std::deque<Device> devices;
   for (std::int32_t i = 0; i < machine.devices; ++i) devices.emplace_back(load, machine, with_steps, costs);
-  for (;;) {
+  for (;; account.pause()) {
     const auto device = std::ranges::min_element(
         devices, {}, [&](const Device& d) { return std::pair(d.next(source), d.queued()); });
     const double now = device->next(source);
@@ -223,19 +253,23 @@ Report simulate(const Load& load, const Machine& machine, const Options& options
 }
 
 Report simulate_per_batch(const Load& load, const Machine& machine, std::int32_t batch, std::int32_t overlap,
-                          Seconds linger, const CostTable& costs) {
-  check(machine);
-  if (batch < 1 || overlap < 1) throw std::invalid_argument("batch and overlap: expected at least one");
+                          Seconds linger, const CostTable& costs, const Poll& poll) {
+  check(load, machine);
+  check_range("batch", batch, 1, limits::rows);
+  check_range("overlap", overlap, 1, limits::in_flight);
+  check_range("linger", linger, Seconds{never});
+  check_range("devices x overlap x batch", std::int64_t{machine.devices} * overlap * batch, std::int64_t{1},
+              limits::rows_in_flight);
   Source source(load);
   Exits exits(load);
-  Account account(costs);
+  Account account(costs, poll);
   const double first = source.over() ? 0 : source.next();
   const Cover glance(costs.buckets(Stage::glance), batch, Objective::device_time);
   const Cover focus(costs.buckets(Stage::focus), batch, Objective::device_time);
   std::vector<double> device_free(static_cast<std::size_t>(machine.devices), 0.0);
   std::vector<Batch> batches(device_free.size() * static_cast<std::size_t>(overlap));
   std::vector<double> staying;
-  for (;;) {
+  for (;; account.pause()) {
     // Whoever may act first takes a new batch, or one step with what it has.
     const auto next = std::ranges::min_element(batches, {}, &Batch::now);
     Batch& current = *next;

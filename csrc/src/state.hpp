@@ -114,7 +114,7 @@ struct Scheduler::State {
   std::int32_t max_steps;
   std::int64_t planned = 0;    ///< launches so far
   std::int64_t sequence = 0;   ///< of queueing
-  Seconds busy_until{};        ///< when the launches in flight will have ended, by the cost table
+  Seconds busy_until{-std::numeric_limits<double>::infinity()};  ///< the end of what is in flight, by the cost table
   bool closed = false;
   std::vector<std::int32_t> places;  ///< scratch of launch(): by step, where its next row goes
   std::vector<Slot> rows;            ///< scratch of launch(): in the queue's order

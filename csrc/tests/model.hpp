@@ -259,7 +259,8 @@ class Checked {
     if (options_.mode != Mode::deadline) return;
     for (const Stage stage : {Stage::glance, Stage::focus}) {
       while (const Image* first = head(stage)) {
-        if (!(std::max(now, busy_until_) + quickest(*first) > first->deadline)) break;
+        const bool in_time = std::max(now, busy_until_) + quickest(*first) <= first->deadline;
+        if (first->deadline > now && in_time) break;
         leave(images_[std::size_t(first - images_.data())], Slot{std::int32_t(first - images_.data())},
               Reason::deadline, left_);
       }
@@ -383,7 +384,7 @@ class Checked {
   std::vector<Image> images_;
   std::vector<Flight> flights_;
   std::map<std::int32_t, Expected> departures_;
-  double busy_until_ = 0;
+  double busy_until_ = -std::numeric_limits<double>::infinity();
   bool closed_ = false;
   std::int64_t turns_ = 0, planned_ = 0, admitted_ = 0, collected_ = 0, passes_ = 0, padded_ = 0, failures_ = 0;
 };

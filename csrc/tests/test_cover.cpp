@@ -70,7 +70,8 @@ void costs_and_rates() {
   CHECK_THROWS(std::invalid_argument, same({{4, 1}, {4, 2}}));
   CHECK_THROWS(std::invalid_argument, same({{4, 0}}));
   CHECK_THROWS(std::invalid_argument, same({{4, std::nan("")}}));
-  CHECK_THROWS(std::invalid_argument, Cover({}, 1, Objective::device_time));
+  const auto unsorted = buckets({{16, 5}, {4, 3}});
+  CHECK(Cover(unsorted, 5, Objective::device_time).first(5).size == 16);
 }
 
 }  // namespace

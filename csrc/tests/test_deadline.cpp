@@ -116,9 +116,34 @@ void deadlines_are_asked_for() {
   CHECK_THROWS(std::invalid_argument, admit(scheduler, 1, 0, {std::numeric_limits<double>::infinity()}));
 }
 
+/// What is planned does not depend on where the clock's zero is.
+void any_clock() {
+  for (const double zero : {-1e6, -10.0, 0.0, 1.7e9}) {
+    Scheduler scheduler(deadline(), table);
+    admit(scheduler, 1, zero, {zero + 2.5});
+    complete(scheduler, expect(scheduler, Stage::glance, 1, 1, zero), false, zero + 1);
+    complete(scheduler, expect(scheduler, Stage::focus, 1, 1, zero + 1), false, zero + 2);
+    CHECK(verdict(scheduler, zero + 2) == Verdict::starved);
+    const auto left = collect(scheduler);
+    CHECK(left.size() == 1 && left[0].steps == 2 && left[0].reason == Reason::deadline);
+  }
+}
+
+/// A cost that the clock cannot show: the image is gone at its deadline, and the next time to ask is a later one.
+void a_cost_below_the_clocks_precision() {
+  Scheduler scheduler(deadline(), same({{1, 1e-20}}));
+  admit(scheduler, 2, 0, {1, 1});
+  expect(scheduler, Stage::glance, 1, 1);
+  CHECK(scheduler.plan(Seconds{0}).wake_at == Seconds{1});
+  CHECK(scheduler.plan(Seconds{1}).wake_at > Seconds{1});
+  CHECK(collect(scheduler).size() == 2);
+}
+
 }  // namespace
 
 int main() {
+  any_clock();
+  a_cost_below_the_clocks_precision();
   earliest_deadline_first();
   leaves_with_its_newest_prediction();
   never_starts_what_cannot_end_in_time();

@@ -114,7 +114,7 @@ def test_what_cannot_be_simulated_is_refused():
         merged(Load(10, [0.5, 0.4]))
     with pytest.raises(ValueError, match="rate"):
         merged(Load(10, EXITS, arrivals=Arrivals.POISSON))
-    with pytest.raises(ValueError, match="device"):
+    with pytest.raises(ValueError, match="devices: expected 1 to 256, got 0"):
         merged(Load(10, EXITS), Machine(devices=0))
 
 

@@ -17,8 +17,8 @@ struct Bucket {
 /// t(stage, bucket). The costs need not rise with the size: measured ones do not always.
 class CostTable {
  public:
-  /// Takes the buckets in any order. Throws std::invalid_argument if a stage has none, a size is below one or
-  /// there twice, or a cost is not positive and finite.
+  /// Takes the buckets in any order. Throws std::invalid_argument if a stage has none or more than limits::buckets, a
+  /// size is below 1, above limits::rows or there twice, or a cost is not positive or above limits::time.
   CostTable(std::vector<Bucket> glance, std::vector<Bucket> focus);
 
   /// The stage's buckets, smallest first.

@@ -20,6 +20,8 @@ enum class Objective : std::uint8_t {
 /// Nine rows: 16 alone. Three rows: 4 alone.
 class Cover {
  public:
+  /// Takes the buckets in any order. Throws std::invalid_argument for what a CostTable refuses, and for a number of
+  /// rows that is negative or above limits::rows.
   Cover(std::span<const Bucket> buckets, std::int32_t rows, Objective objective);
 
   /// The bucket to launch first when `rows` remain, 1 <= rows <= the constructor's.

@@ -25,14 +25,15 @@
 #include <vector>
 
 #include "gfnet/cost_table.hpp"
+#include "gfnet/limits.hpp"
 
 namespace gfnet {
 
 struct Options {
-  std::int32_t capacity = 1;    ///< slots
-  std::int32_t steps = 1;       ///< T, the glance included
+  std::int32_t capacity = 1;    ///< slots, up to limits::rows
+  std::int32_t steps = 1;       ///< T, the glance included, up to limits::steps
   Mode mode = Mode::throughput;
-  std::int32_t in_flight = 2;   ///< launches that may be in flight at once
+  std::int32_t in_flight = 2;   ///< launches that may be in flight at once, up to limits::in_flight
   std::int32_t patience = 64;   ///< throughput: launches that may pass over a queued image before it goes first
   Seconds linger{0.005};        ///< throughput: how long an idle device waits for a batch to fill before it pads
 };
@@ -102,12 +103,15 @@ struct Occupancy {
 };
 
 /// The least capacity with which a throughput scheduler never waits for an outcome while the stream lasts: the
-/// launches in flight but one, plus a focus batch that is one row short, plus a glance batch.
+/// launches in flight but one, plus a focus batch that is one row short, plus a glance batch. Throws
+/// std::invalid_argument for a number of launches out of range, and where the capacity would be above limits::rows.
 std::int32_t capacity_without_waits(const CostTable& costs, std::int32_t in_flight);
 
+/// Every method that takes a time throws std::invalid_argument for one that is not finite. A call that throws has
+/// changed nothing. A clock that runs backwards makes for late launches and lost deadlines; no image is lost by it.
 class Scheduler {
  public:
-  /// Throws std::invalid_argument for options out of range.
+  /// Throws std::invalid_argument for options out of range, before it takes any memory.
   Scheduler(const Options& options, const CostTable& costs);
   ~Scheduler();
   Scheduler(const Scheduler&) = delete;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "gfnet/scheduler.hpp"
@@ -53,13 +54,18 @@ struct Report {
   }
 };
 
-/// Step-merged batches: the scheduler, with options.in_flight launches issued ahead of their outcomes.
-Report simulate(const Load& load, const Machine& machine, const Options& options, const CostTable& costs);
+/// Called now and then, some ten times a second or more. What it throws ends the simulation.
+using Poll = std::function<void()>;
+
+/// Step-merged batches: the scheduler, with options.in_flight launches issued ahead of their outcomes. Throws
+/// std::invalid_argument for what is beyond gfnet::limits or makes no sense, before it takes any memory.
+Report simulate(const Load& load, const Machine& machine, const Options& options, const CostTable& costs,
+                const Poll& poll = {});
 
 /// The usual way: a batch is taken through all its steps, compacted after each, with a sync before the next. `overlap`
 /// batches share a device (two host threads, two streams), so that one computes while the other waits. A batch starts
 /// when it is full, when its oldest image has waited for `linger`, or when nothing more will come.
 Report simulate_per_batch(const Load& load, const Machine& machine, std::int32_t batch, std::int32_t overlap,
-                          Seconds linger, const CostTable& costs);
+                          Seconds linger, const CostTable& costs, const Poll& poll = {});
 
 }  // namespace gfnet
