@@ -67,7 +67,9 @@ def check_arguments(backbone: str, arguments: Mapping[str, Any]) -> None:
         if not isinstance(name, str) or not name.isidentifier():
             raise CheckpointError(f"backbone_args: expected names of arguments, got {shown(name)}")
         if (name not in known) if known is not None else _NEVER.search(name):
-            expected = f"only {sorted(known)}" if known else "no argument that names weights or files"
+            expected = (
+                f"arguments that shape a {source} network" if known else "none that name weights or files"
+            )
             raise CheckpointError(f"backbone_args: expected {expected}, got {shown(name)}")
         items = value if isinstance(value, (list, tuple)) else [value]
         if len(items) > MAX_ITEMS or not all(_is_plain(item) for item in items):

@@ -181,7 +181,7 @@ def check_text(key: str, value: Any, most: int = MAX_NAME) -> None:
 
 
 def _check_whole(key: str, value: Any, least: int, most: int) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= int(value) <= most:
         raise CheckpointError(f"{key}: expected a whole number from {least} to {most}, got {shown(value)}")
 
 

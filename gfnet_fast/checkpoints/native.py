@@ -18,7 +18,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from gfnet_fast.checkpoints.beginnings import what_else
-from gfnet_fast.checkpoints.tensors import assemble
+from gfnet_fast.checkpoints.tensors import assemble, build
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import CheckpointError, reason, shown
 from gfnet_fast.exits import Calibration, ModelIdentity, load_calibration, save_calibration
@@ -72,15 +72,16 @@ def save(model: GFNet, folder: str | os.PathLike[str]) -> None:
 def read(folder: Path, config: GFNetConfig | None = None) -> GFNet:
     """The model that :func:`save` wrote; CheckpointError where the folder is not one."""
     head = _read_json(folder / "config.json")
+    values = _expect(head, "config", dict, folder / "config.json")
     try:
-        own = GFNetConfig.from_dict(_expect(head, "config", dict, folder / "config.json"))
+        own = GFNetConfig.from_dict(values)
         labels = _labels(head.get("labels"), own.classes)
     except CheckpointError as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
     if config is not None and config.replace(macs=own.macs) != own:
         raise CheckpointError(f"{folder}: expected the configuration {config}, got {own}")
     weights = folder / "model.safetensors"
-    model = assemble(weights, own, read_weights(weights))
+    model = assemble(weights, own, build(folder / "config.json", own), read_weights(weights))
     model.labels = labels
     if os.path.lexists(folder / "thresholds.json"):
         _read_thresholds(model, folder / "thresholds.json")
@@ -178,12 +179,14 @@ def _read_json(path: Path) -> dict[str, Any]:
         text = read_text(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: expected a file, got nothing there") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected JSON, got {reason(error)}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: {reason(error)}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected a text in UTF-8, got {reason(error)}") from None
     try:
         head = parse_json(text)
     except ValueError as error:
-        words = what_else(text[:400].encode("utf-8", "replace"))
+        words = None if text.lstrip()[:1] == "{" else what_else(text[:400].encode("utf-8", "replace"))
         raise CheckpointError(f"{path}: expected JSON, got {words or reason(error)}") from None
     version = head.get("schema_version") if isinstance(head, dict) else None
     if type(version) is not int or version != SCHEMA_VERSION:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gfnet_fast.checkpoints.native import check_table
 from gfnet_fast.checkpoints.pickled import unpickle
-from gfnet_fast.checkpoints.tensors import assemble, differences, require, skeleton
+from gfnet_fast.checkpoints.tensors import assemble, build, differences, require, skeleton
 from gfnet_fast.config import RELEASED, GFNetConfig, released
 from gfnet_fast.errors import CheckpointError, shown
 from gfnet_fast.exits import Calibration, ModelIdentity
@@ -97,7 +97,7 @@ def read(path: Path, config: GFNetConfig | None = None) -> GFNet:
     stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     if sum(tensor.nbytes for tensor in tensors) > sum(stored.values()):
         raise CheckpointError(f"{path}: expected tensors of their own, got some that share their numbers")
-    model = assemble(path, config, state)
+    model = assemble(path, config, build(path, config), state)
     if "dynamic_threshold" in content:
         model.thresholds = check_table(path, content["dynamic_threshold"], config.steps)
         curve = _stored_curve(content.get("budgeted_batch_classification"), len(model.thresholds))

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -140,7 +140,7 @@ def _from_archive(file: BinaryIO) -> Any:
         def read(name: str) -> bytearray:
             memory = bytearray(records[name].file_size)
             with archive.open(records[name]) as record:
-                if record.readinto(memory) != len(memory):
+                if cast(BinaryIO, record).readinto(memory) != len(memory):  # type: ignore[attr-defined]
                     raise ValueError(f"{name} is cut off")
             return memory
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from gfnet_fast.checkpoints.pickled import Unusable
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import CheckpointError, reason, shown
 from gfnet_fast.model.gfnet import GFNet
+from gfnet_fast.model.macs import count_macs
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -63,9 +65,12 @@ def require(where: object, lines: list[str]) -> None:
 
 
 def build(where: object, config: GFNetConfig) -> GFNet:
-    """:func:`skeleton`; CheckpointError, beginning with `where`, for a network that cannot be."""
+    """:func:`skeleton`, for :func:`assemble`; CheckpointError, beginning with `where`, where it cannot be.
+
+    Counting multiply-adds takes longer than all the rest, and waits until the weights are known to fit.
+    """
     try:
-        return skeleton(config)
+        return skeleton(config if config.macs else replace(config, macs=tuple(range(1, config.steps + 1))))
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}") from error
     except Exception as error:  # a backbone raises what it likes on arguments that it cannot take
@@ -73,14 +78,15 @@ def build(where: object, config: GFNetConfig) -> GFNet:
         raise CheckpointError(f"{where}: expected a network that can be built, got {got}") from error
 
 
-def assemble(where: object, config: GFNetConfig, state: Mapping[str, Any]) -> GFNet:
-    """A model of `config` that holds the tensors of `state`, all checked, in float32."""
-    model = build(where, config)
+def assemble(where: object, config: GFNetConfig, model: GFNet, state: Mapping[str, Any]) -> GFNet:
+    """`model`, that `config` was built into, with `state` as its weights, all checked, in float32."""
     require(where, differences(state, {name: tuple(t.shape) for name, t in model.state_dict().items()}))
     state = {name: t.detach().float() if t.dtype in FLOATS else t.long() for name, t in state.items()}
     model.load_state_dict(state, assign=True)
     if any(t.is_meta for t in (*model.buffers(), *model.parameters())):  # buffers that no state dict holds
         with torch.device("cpu"):
-            model = GFNet(config)
+            model = GFNet(model.config)
         model.load_state_dict(state)
-    return model
+    if config.macs is None:
+        model.config = replace(config, macs=count_macs(model))
+    return model.float()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gfnet_fast.errors import BudgetError
+from gfnet_fast.errors import BudgetError, shown
 from gfnet_fast.exits.official import check_shares
 from gfnet_fast.exits.rule import NEVER, Floats, as_array, cap_steps, check_thresholds
 
@@ -63,9 +63,9 @@ class Budget:
             object.__setattr__(self, "shares", tuple(check_shares(row, row.size).tolist()))
         if self.max_steps is not None:
             if isinstance(self.max_steps, bool) or not isinstance(self.max_steps, (int, np.integer)):
-                raise BudgetError(f"max_steps: expected a whole number, got {self.max_steps!r}")
+                raise BudgetError(f"max_steps: expected a whole number, got {shown(self.max_steps)}")
             if self.max_steps < 1:
-                raise BudgetError(f"max_steps: expected at least 1, got {self.max_steps}")
+                raise BudgetError(f"max_steps: expected at least 1, got {shown(self.max_steps)}")
             object.__setattr__(self, "max_steps", int(self.max_steps))
 
     @property
@@ -116,7 +116,7 @@ def resolve(
 def _positive(name: str, value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BudgetError(f"{name}: expected a number above 0, got {type(value).__name__}") from None
     if not (np.isfinite(number) and number > 0):
         raise BudgetError(f"{name}: expected a finite number above 0, got {number}")

@@ -29,6 +29,7 @@ from gfnet_fast.exits.rule import (
     NEVER,
     BudgetWarning,
     Floats,
+    as_numbers,
     cap_steps,
     check_confidences,
     check_path,
@@ -98,7 +99,7 @@ class Calibration:
         object.__setattr__(self, "thresholds", rows)
         for name, shape in (("mean_macs", (len(rows),)), ("shares", rows.shape), ("accuracy", (len(rows),))):
             if (value := getattr(self, name)) is not None:
-                array = np.asarray(value, np.float64)
+                array = as_numbers(name, value)
                 if array.shape != shape or (name != "accuracy" and not np.isfinite(array).all()):
                     expected = f"{list(shape)} finite numbers, as the thresholds"
                     raise BudgetError(f"{name}: expected {expected}, got shape {list(array.shape)}")
@@ -157,8 +158,8 @@ class Calibration:
         rows = check_path(thresholds, model.steps)
         if mean_macs is None:
             return cls(model, rows, **more)
-        inner = np.asarray(mean_macs, np.float64)
-        known = np.full(len(rows), np.nan) if accuracy is None else np.asarray(accuracy, np.float64)
+        inner = as_numbers("mean_macs", mean_macs)
+        known = np.full(len(rows), np.nan) if accuracy is None else as_numbers("accuracy", accuracy)
         if inner.shape != (len(rows),) or known.shape != inner.shape or not np.isfinite(inner).all():
             raise BudgetError(
                 f"mean_macs, accuracy: expected {len(rows)} numbers each, one a row of thresholds"

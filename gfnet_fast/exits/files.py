@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gfnet_fast.errors import BudgetError
+from gfnet_fast.errors import BudgetError, reason, shown
 from gfnet_fast.exits.calibration import Calibration
 from gfnet_fast.exits.identity import CostTable, ModelIdentity
+from gfnet_fast.exits.rule import as_numbers
+from gfnet_fast.files import parse_json, read_text, write_text
 
 SCHEMA_VERSION = 1
 
@@ -55,31 +56,25 @@ def from_json(text: str, model: ModelIdentity | None = None, *, where: str = "ca
     or unknown fields, NaN, and everything that :class:`Calibration` refuses.
     """
     try:
-        content = json.loads(text, parse_constant=_refuse)
+        content = parse_json(text)
     except ValueError as error:
-        raise BudgetError(f"{where}: expected JSON, got {error}") from None
+        raise BudgetError(f"{where}: expected JSON, got {reason(error)}") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise BudgetError(f"{where}: expected schema_version {SCHEMA_VERSION}, got {version!r}")
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise BudgetError(f"{where}: expected schema_version {SCHEMA_VERSION}, got {shown(version)}")
     try:
         if model is not None and set(content) <= {"schema_version", "thresholds", "default_row"}:
-            return Calibration.from_table(model, np.array(content["thresholds"], np.float32))
+            return Calibration.from_table(model, content["thresholds"])
         return _read(content)
     except BudgetError as error:
         raise BudgetError(f"{where}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BudgetError(f"{where}: not a calibration ({type(error).__name__}: {error})") from None
+    except Exception as error:  # a table of another shape fails in whatever way it is read
+        raise BudgetError(f"{where}: not a calibration ({type(error).__name__}: {reason(error)})") from None
 
 
 def save_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> None:
     """Write a calibration; the file appears whole or not at all."""
-    path = Path(path)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        draft.write_text(to_json(calibration), encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(path, to_json(calibration))
 
 
 def load_calibration(path: str | os.PathLike[str], model: ModelIdentity | None = None) -> Calibration:
@@ -89,10 +84,10 @@ def load_calibration(path: str | os.PathLike[str], model: ModelIdentity | None =
     refuses, and on the calibration of another model.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise BudgetError(
-            f"{path}: no calibration can be read ({error}); make one with `gfnet-fast calibrate`"
+            f"{path}: no calibration can be read ({reason(error)}); make one with `gfnet-fast calibrate`"
         ) from None
     calibration = from_json(text, model, where=str(path))
     if model is not None:
@@ -113,21 +108,21 @@ def _read(content: dict[str, Any]) -> Calibration:
         "shares",
     }
     if unknown := sorted(set(content) - known - {"accuracy", "sample", "default_row"}):
-        raise BudgetError(f"expected only known fields, got {unknown}")
+        raise BudgetError(f"expected only known fields, got {shown(unknown)}")
     model = ModelIdentity(**content["model"])
     accuracy, sample, cost = content["accuracy"], content["sample"], content["cost"]
     if accuracy is not None:
-        accuracy = np.array([np.nan if a is None else a for a in accuracy], np.float64)
+        accuracy = as_numbers("accuracy", [np.nan if a is None else a for a in accuracy])
     if sample is not None:
         raw = base64.b64decode(sample, validate=True)
         sample = np.frombuffer(raw, "<f4").reshape(model.steps, -1).astype(np.float32)
     return Calibration(
         model,
-        np.array(content["thresholds"], np.float32),
+        content["thresholds"],
         mean_macs=content["mean_macs"],
         shares=content["shares"],
         accuracy=accuracy,
-        count=int(content["data"]["count"]),
+        count=_count(content["data"]["count"]),
         data_hash=str(content["data"]["hash"]),
         source=str(content["source"]),
         cost=None
@@ -138,5 +133,7 @@ def _read(content: dict[str, Any]) -> Calibration:
     )
 
 
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is not a number here")
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise BudgetError(f"count: expected a number of images, got {shown(value)}")
+    return value

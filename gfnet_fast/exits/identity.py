@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gfnet_fast.errors import BudgetError, shown
 from gfnet_fast.exits.official import check_costs
 
 
@@ -50,6 +51,10 @@ class ModelIdentity:
     macs: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        sizes = (self.patch_size, self.steps)
+        if not isinstance(self.name, str) or any(type(size) is not int or size < 1 for size in sizes):
+            got = f"{shown(self.name)}, {shown(sizes)}"
+            raise BudgetError(f"model: expected a name, and whole numbers of pixels and steps, got {got}")
         object.__setattr__(self, "macs", tuple(check_costs(self.macs, self.steps).tolist()))
 
     @classmethod
@@ -71,6 +76,9 @@ class CostTable:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.device, str) or not isinstance(self.settings, dict):
+            kinds = f"{type(self.device).__name__}, {type(self.settings).__name__}"
+            raise BudgetError(f"cost table: expected a device's name and a table of settings, got {kinds}")
         costs = check_costs(self.milliseconds, len(self.milliseconds))
         object.__setattr__(self, "milliseconds", tuple(costs.tolist()))
 

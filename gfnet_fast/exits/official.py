@@ -45,10 +45,7 @@ def check_shares(values: Any, steps: int) -> Floats:
 
     Raises BudgetError on another length, NaN, a negative share, or a sum that is not 1 within 1e-3.
     """
-    try:
-        array = as_array(values).astype(np.float32)
-    except (TypeError, ValueError):
-        raise BudgetError(f"shares: expected {steps} numbers, got {type(values).__name__}") from None
+    array = as_numbers("shares", values).astype(np.float32)
     if array.shape != (steps,):
         raise BudgetError(f"shares: expected {steps} numbers, one a step, got shape {list(array.shape)}")
     if not (np.isfinite(array).all() and (array >= 0).all() and abs(float(array.sum()) - 1) <= 1e-3):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gfnet_fast.errors import BudgetError
+from gfnet_fast.errors import BudgetError, reason, shown
 
 NEVER = 1e8
 """The threshold of a step at which nobody exits."""
@@ -27,25 +27,34 @@ Floats = NDArray[np.float32]
 
 
 def as_array(values: Any) -> NDArray[Any]:
-    """A numpy view of an array, a sequence, or a tensor on any device; of bfloat16, a float32 copy."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
-    return np.asarray(values)
+    """A numpy view of an array, a sequence, or a tensor on any device; of bfloat16, a float32 copy.
+
+    Raises BudgetError on what is none of them.
+    """
+    try:
+        if hasattr(values, "detach"):
+            values = values.detach().resolve_conj().resolve_neg().cpu()
+            values = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
+        return np.asarray(values)
+    except Exception as error:  # tensors of other kinds, ragged lists, lists in themselves
+        raise BudgetError(f"expected numbers, got {type(values).__name__} ({reason(error)})") from None
 
 
 def as_numbers(name: str, values: Any) -> NDArray[np.float64]:
-    """:func:`as_array` in float64; BudgetError, with `name`, on what is not numbers."""
+    """:func:`as_array` in float64; BudgetError, with `name`, on what is not real numbers."""
+    array = as_array(values)
     try:
-        return as_array(values).astype(np.float64)
-    except (TypeError, ValueError):
+        if array.dtype.kind not in "biufO":  # texts that look like numbers are none
+            raise TypeError
+        return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
         raise BudgetError(f"{name}: expected numbers, got {type(values).__name__}") from None
 
 
 def check_fraction(name: str, value: Any) -> None:
     """Raise BudgetError unless a value is a number between 0 and 1."""
     if not (isinstance(value, (int, float, np.number)) and 0 < value < 1):
-        raise BudgetError(f"{name}: expected a number between 0 and 1, got {value!r}")
+        raise BudgetError(f"{name}: expected a number between 0 and 1, got {shown(value)}")
 
 
 def check_thresholds(values: Any, steps: int) -> Floats:
@@ -59,28 +68,26 @@ def check_thresholds(values: Any, steps: int) -> Floats:
     BudgetError
         On another length, NaN or infinity, or a last threshold above 0.
     """
-    try:
-        array = as_array(values).astype(np.float32)
-    except (TypeError, ValueError):
-        raise BudgetError(f"thresholds: expected {steps} numbers, got {type(values).__name__}") from None
+    array = as_numbers("thresholds", values)
     if array.shape != (steps,) or steps < 2:
         raise BudgetError(f"thresholds: expected {max(steps, 2)} numbers, got shape {list(array.shape)}")
-    if not np.isfinite(array).all():
-        raise BudgetError(f"thresholds: expected finite numbers (1e8: nobody exits), got {array.tolist()}")
-    if array[-1] > 0:
-        raise BudgetError(
-            f"thresholds: expected -1e8 for the last step, which always exits, got {array[-1]:g}"
-        )
-    array[-1] = ALWAYS
-    return array
+    return check_path(array[None], steps)[0]
 
 
 def check_path(rows: Any, steps: int) -> Floats:
     """A table of thresholds, checked row by row: ``[R >= 1, T]`` -> float32 ``[R, T]``; else BudgetError."""
-    table = as_numbers("thresholds", rows)
-    if table.ndim != 2 or not len(table):
-        raise BudgetError(f"thresholds: expected a table [R >= 1, {steps}], got shape {list(table.shape)}")
-    return np.stack([check_thresholds(row, steps) for row in table])
+    numbers = as_numbers("thresholds", rows)
+    if numbers.ndim != 2 or not len(numbers) or numbers.shape[1] != steps:
+        raise BudgetError(f"thresholds: expected a table [R >= 1, {steps}], got shape {list(numbers.shape)}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused
+        table = numbers.astype(np.float32)
+    if len(odd := table[~np.isfinite(table).all(axis=1)]):
+        raise BudgetError(f"thresholds: expected finite numbers (1e8: nobody exits), got {odd[0].tolist()}")
+    if len(odd := table[table[:, -1] > 0]):
+        got = f"{odd[0, -1]:g}"
+        raise BudgetError(f"thresholds: expected -1e8 for the last step, which always exits, got {got}")
+    table[:, -1] = ALWAYS
+    return table
 
 
 def check_confidences(values: Any, steps: int | None = None) -> Floats:
@@ -89,6 +96,8 @@ def check_confidences(values: Any, steps: int | None = None) -> Floats:
     Raises BudgetError on another shape, no image, NaN, or a value outside 0..1.
     """
     array = as_array(values)
+    if array.dtype.kind not in "biuf":
+        raise BudgetError(f"confidences: expected numbers, got {array.dtype}")
     wanted = "T >= 2" if steps is None else str(steps)
     if array.ndim != 2 or array.shape[0] < 2 or array.shape[1] < 1 or steps not in (None, array.shape[0]):
         raise BudgetError(f"confidences: expected shape [{wanted}, N >= 1], got {list(array.shape)}")
@@ -133,12 +142,12 @@ def _steps(confidences: Floats, thresholds: Floats) -> NDArray[np.uint8]:
 
 def cap_steps(thresholds: Any, max_steps: int | None) -> Floats:
     """Thresholds with which nobody takes more than `max_steps` steps: ``[T]`` -> float32 ``[T]``."""
-    array = np.array(as_array(thresholds), np.float32)
+    array = np.array(as_numbers("thresholds", thresholds), np.float32)
     if max_steps is None:
         return array
     if not isinstance(max_steps, (int, np.integer)) or not 1 <= max_steps <= len(array):
         raise BudgetError(
-            f"max_steps: expected 1 to {len(array)}, the steps of this model, got {max_steps!r}"
+            f"max_steps: expected 1 to {len(array)}, the steps of this model, got {shown(max_steps)}"
         )
     array[max_steps - 1 :] = ALWAYS
     return array

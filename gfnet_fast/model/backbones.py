@@ -6,6 +6,7 @@ any other network is cut at the input of its last linear layer by torch's own gr
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +18,14 @@ from gfnet_fast.errors import CheckpointError
 
 _builders: dict[str, Callable[..., nn.Module]] = {}
 
+_OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 
 def register_backbone(name: str, builder: Callable[..., nn.Module]) -> None:
     """Make ``backbone=name`` of a configuration build ``builder(classes, **backbone_args)``.
 
-    The builder returns an :class:`Encoder`, or any image classifier that `torch.fx` can trace and
+    Arguments are those that the builder names itself (not what goes into a ``**kwargs``), plain words and
+    numbers: a configuration may be a stranger's. The builder returns an :class:`Encoder`, or any image classifier that `torch.fx` can trace and
     that ends in one linear layer (CondenseNet, for one), which becomes a :class:`TracedEncoder`.
     """
     if "/" in name and name.split("/", 1)[0] in ("timm", "torchvision"):
@@ -130,7 +134,11 @@ def build_encoder(backbone: str, classes: int, **args: Any) -> Encoder:
     """
     source, _, name = backbone.partition("/")
     if backbone in _builders:
-        module = _builders[backbone](classes, **args)
+        builder = _builders[backbone]
+        named = [p.name for p in inspect.signature(builder).parameters.values() if p.kind not in _OPEN]
+        if odd := sorted(set(args) - set(named)):
+            raise CheckpointError(f"backbone_args: expected what {backbone}'s builder names, got {odd}")
+        module = builder(classes, **args)
         return module if isinstance(module, Encoder) else TracedEncoder(module)
     if source == "timm" and name:
         return TimmEncoder(_build_timm(name, classes, args))

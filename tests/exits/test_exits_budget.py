@@ -300,7 +300,7 @@ def test_an_official_table_comes_back_from_its_file():
         (lambda c: c.update(extra=1), "extra"),
         (lambda c: c["thresholds"][3].pop(), "not a calibration|expected"),
         (lambda c: c["thresholds"][3].__setitem__(0, math.nan), "NaN"),
-        (lambda c: c["thresholds"][3].__setitem__(0, "high"), "not a calibration"),
+        (lambda c: c["thresholds"][3].__setitem__(0, "high"), "thresholds: expected numbers"),
         (lambda c: c["mean_macs"].pop(), "mean_macs"),
         (lambda c: c["shares"][0].__setitem__(0, 0.5), "sum to 1"),
         (lambda c: c["cost"].update(milliseconds=[1, 2]), "cost table"),
