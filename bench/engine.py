@@ -34,18 +34,19 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import expected  # noqa: E402
+from fixtures import config_of, images_of, model_of, steps_of  # noqa: E402
 from measuring import (  # noqa: E402
     agreement,
     exact_float32,
     graphed,
-    images_for,
     machine,
-    model_of,
     shared_thresholds,
+    sized,
     static_graphed,
-    trace_of,
 )
 from rows import commit  # noqa: E402
+from tasks import Task  # noqa: E402
 
 from gfnet_fast.benchmark import arithmetic, official, static, times_over  # noqa: E402
 from gfnet_fast.engine.eager import EagerEngine  # noqa: E402
@@ -60,6 +61,32 @@ FIELDS = (
     "torch", "commit",
 )  # fmt: skip
 SHARES = (0.25, 0.5, 1.0)
+BATCHES = (128, 32, 512)
+ROUNDS = 5
+
+
+def tasks(options: argparse.Namespace) -> list[Task]:
+    """Rows of each model at each batch; of compiled networks only at the first, since that takes minutes."""
+    batches = BATCHES[:1] if options.compile else BATCHES
+    own = argparse.Namespace(**vars(options) | {"shares": SHARES, "rounds": min(options.rounds, ROUNDS)})
+    counts = options.images, options.baselines
+    return [
+        Task(
+            f"engine {config}, batch {batch}",
+            partial(record, own, config, batch),
+            expected.engine_rows(config_of(config), *counts, batch, ROUNDS, len(SHARES))
+            + options.compile * expected.COMPILED_STAGES,
+        )
+        for batch in batches
+        for config in options.configs
+    ]
+
+
+def record(options: argparse.Namespace, config: str, batch: int) -> None:
+    """Merge the rows of one model and batch into the folder's table."""
+    given = sized(argparse.Namespace(**vars(options) | {"batch": batch, "config": config}))
+    with exact_float32() if given.dtype == "float32" else nullcontext():
+        merge_rows(given.out / "engine.csv", KEY, FIELDS, measure(given))
 
 
 def agreed_with(trace: Any, row: Any, engine: Any, images: Any) -> tuple[float, float]:
@@ -94,10 +121,12 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
     """The gate, then a row a contender."""
     dtype, device = getattr(torch, options.dtype), torch.device(options.device)
     model = model_of(options.config, device)
-    images = images_for(model, options.images)
+    images = images_of(model.config.image_size, options.images, device)
     few = images[: options.baselines]
-    trace = trace_of(model, images)
-    buckets = sorted({1, max(1, options.batch // 8), options.batch})
+    trace = steps_of(options.config, options.images)
+    # To compile a bucket on a GPU takes minutes.
+    small = set[int]() if options.compile and device.type == "cuda" else {1, max(1, options.batch // 8)}
+    buckets = sorted({*small, options.batch})
     engine = Engine(model, dtype=dtype, buckets=buckets, compile=options.compile)
     eager, steps = EagerEngine(model, options.batch), model.config.steps
     whole = static if device.type == "cpu" else static_graphed

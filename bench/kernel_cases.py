@@ -323,7 +323,7 @@ def several_case(n: int, dtype: torch.dtype, device: str) -> Iterator[Case]:
 
 def cases(device: str, quick: bool, compiled: bool) -> Iterator[Case]:
     """All cases, smallest first; a CPU gets fewer images and float32 beside bfloat16."""
-    gpu = device == "cuda"
+    gpu = device != "cpu"
     counts = (4,) if quick else (1, 64, 1024) if gpu else (1, 8, 64)
     types = (torch.bfloat16,) if gpu or quick else (torch.float32, torch.bfloat16)
     for dtype in types:

@@ -18,13 +18,17 @@ import argparse
 import platform
 import sys
 import time
+import traceback
+from functools import partial
 from pathlib import Path
 from statistics import quantiles
 
+import expected
 import torch
 import triton
 from kernel_cases import Call, Case, cases
 from rows import commit, processor
+from tasks import Task
 
 from gfnet_fast.tables import merge_rows
 
@@ -34,6 +38,7 @@ FIELDS = (
     *KEY, "p25_us", "p50_us", "p75_us", "bytes", "share", "times",
     "machine", "torch", "triton", "python", "commit",
 )  # fmt: skip
+SECONDS = 0.1  # of timing a contender, where minutes count
 SPIN = 2_000_000  # cycles, about a millisecond: longer than a call's launches take the host
 
 
@@ -99,7 +104,56 @@ def row_of(
     }
 
 
+def tasks(options: argparse.Namespace) -> list[Task]:
+    """All cases as one task; counted on the device that computes nothing."""
+    own = argparse.Namespace(
+        device=options.device, quick=options.tiny, compiled=False, only="", seconds=SECONDS,
+        results=options.out / "kernels.csv",
+    )  # fmt: skip
+    counted = list(cases("meta", False, False))
+    seconds = expected.kernels(len(counted), sum(1 + len(case.peers) for case in counted), SECONDS)
+    return [Task("kernels", partial(measure, own), seconds)]
+
+
 @torch.inference_mode()
+def measure(options: argparse.Namespace) -> None:
+    """Gate and time every case, and merge its rows into `results` where that is a path.
+
+    A case that fails is said and the others go on; RuntimeError in the end.
+    """
+    torch.manual_seed(0)
+    seconds = min(options.seconds, 0.1) if options.quick else options.seconds
+    bandwidth = copy_bandwidth(options.device)
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    print(f"{name}, {processor()}: copies {bandwidth / 1e9:.1f} GB/s", file=sys.stderr)
+    about = {
+        "device": name, "machine": processor(), "torch": torch.__version__, "triton": triton.__version__,
+        "python": platform.python_version(), "commit": commit(),
+    }  # fmt: skip
+    failed = list[str]()
+    for case in cases(options.device, options.quick, options.compiled):
+        if not case.op.startswith(options.only):
+            continue
+        try:
+            case.gate()
+            timed = time_calls({"ours": case.ours, **case.peers}, options.device, seconds)
+        except Exception:
+            failed.append(f"{case.op} {case.size}")
+            print(f"{failed[-1]}:\n{traceback.format_exc()}", flush=True)
+            continue
+        found = [row_of(case, peer, timed, bandwidth) for peer in timed]
+        line = "{op:16} {size:26} {dtype:9} {peer:15} {p50_us:>10} us  share {share}  x {times}"
+        for row in found:
+            print(line.format(**row), flush=True)
+        if options.results:
+            merge_rows(options.results, KEY, FIELDS, [row | about for row in found])
+    if failed:
+        raise RuntimeError(
+            f"expected every case to pass its gate and be timed, got {len(failed)} that failed: "
+            f"{', '.join(failed)}"
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -116,30 +170,9 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="merge the rows into the results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the table that --write merges into")
     options = parser.parse_args()
-
-    torch.manual_seed(0)
-    seconds = min(options.seconds, 0.1) if options.quick else options.seconds
-    bandwidth = copy_bandwidth(options.device)
-    name = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    print(f"{name}, {processor()}: copies {bandwidth / 1e9:.1f} GB/s", file=sys.stderr)
-    about = {
-        "device": name, "machine": processor(), "torch": torch.__version__, "triton": triton.__version__,
-        "python": platform.python_version(), "commit": commit(),
-    }  # fmt: skip
-    for case in cases(options.device, options.quick, not (options.no_compile or options.quick)):
-        if not case.op.startswith(options.only):
-            continue
-        case.gate()
-        timed = time_calls({"ours": case.ours, **case.peers}, options.device, seconds)
-        found = [row_of(case, peer, timed, bandwidth) for peer in timed]
-        for row in found:
-            print(
-                "{op:16} {size:26} {dtype:9} {peer:15} {p50_us:>10} us  share {share}  x {times}".format(
-                    **row
-                )
-            )
-        if options.write:
-            merge_rows(options.results, KEY, FIELDS, [row | about for row in found])
+    options.compiled = not (options.no_compile or options.quick)
+    options.results = options.results if options.write else None
+    measure(options)
     return 0
 
 

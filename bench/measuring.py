@@ -8,35 +8,33 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import gfnet_kernels as gk
 import numpy as np
 import torch
 import triton
+from fixtures import CONFIGS, Steps
 from rows import commit, driver, processor
+from tasks import Task, run_tasks
 from torch import Tensor
 
-from gfnet_fast.checkpoints import load
+from gfnet_fast.benchmark import times_over
 from gfnet_fast.engine.prepare import Prepared, best_time, compiled, compiling
-from gfnet_fast.model.gfnet import GFNet, Trace
+from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.tables import merge_rows
-from tests.conftest import conformance_fixture, random_images
 
 KEY = ("part", "config", "way", "prepared", "batch", "dtype", "share", "machine")
 FIELDS = (
     *KEY, "unit", "p25", "p50", "p75", "times", "ideal", "agreement", "passes", "images", "rounds",
     "driver", "torch", "triton", "python", "commit",
 )  # fmt: skip
-CONFIGS = ("resnet50_96_T5", "mobilenetv3_large_100_96_T3")
-DISTINCT = 512  # images that differ; more are these again, since making one takes a CPU milliseconds
 
 
-def graphed(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
-    """`run` as one replay; it may neither wait nor move its inputs. On a CPU `run` itself."""
+def graphed(run: Callable[[], Any], device: torch.device, times: int = 1) -> Callable[[], Any]:
+    """`run`, so many times, as one replay; it may neither wait nor move its inputs. On a CPU plain calls."""
     if device.type != "cuda":
-        return run
+        return run if times == 1 else times_over(run, times)
     aside = torch.cuda.Stream(device)
     aside.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(aside):
@@ -45,7 +43,8 @@ def graphed(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
     torch.cuda.current_stream(device).wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=aside):
-        result = run()
+        for _ in range(times):
+            result = run()
 
     def replay() -> Any:
         graph.replay()
@@ -85,32 +84,9 @@ def static_graphed(
     return min(jobs, key=lambda run: best_time(run, device, 0))
 
 
-def model_of(name: str, device: torch.device) -> GFNet:
-    """The random weights of a conformance fixture."""
-    with TemporaryDirectory() as folder:
-        return load(conformance_fixture(name, Path(folder)).path).to(device)
-
-
-def images_for(model: GFNet, count: int) -> Tensor:
-    """uint8 ``[count, S, S, 3]`` on the model's device."""
-    images = random_images(min(count, DISTINCT), model.config.image_size).to(model.device)
-    return images.repeat(-(-count // len(images)), 1, 1, 1)[:count]
-
-
-def trace_of(model: GFNet, images: Tensor) -> Trace:
-    """Every step of every image in plain torch, float32, on the CPU."""
-    distinct = images[:DISTINCT]
-    with exact_float32():
-        parts = [model.trace(model.normalise(part)) for part in distinct.split(32)]
-    trace = (torch.cat(found, 1).cpu() for found in zip(*parts, strict=True))
-    times = -(-len(images) // len(distinct))
-    repeated = (values.repeat(1, times, *[1] * (values.ndim - 2)) for values in trace)
-    return Trace(*(values[:, : len(images)] for values in repeated))
-
-
-def shared_thresholds(trace: Trace, share: float) -> Tensor:
+def shared_thresholds(found: Steps, share: float) -> Tensor:
     """Thresholds at which these images leave in shares p, p^2, ..., p^T, scaled to sum to one."""
-    confidence = trace.logits.softmax(-1).amax(-1)
+    confidence = found.confidence
     steps, count = confidence.shape
     weights = torch.tensor([share ** (k + 1) for k in range(steps)], dtype=torch.float64)
     leave = (weights / weights.sum() * count).round().long()
@@ -125,9 +101,9 @@ def shared_thresholds(trace: Trace, share: float) -> Tensor:
     return row
 
 
-def agreement(trace: Trace, row: Tensor, classes: Tensor, exits: Tensor) -> tuple[float, float]:
+def agreement(found: Steps, row: Tensor, classes: Tensor, exits: Tensor) -> tuple[float, float]:
     """Share of the first images with the trace's class and exit step at these thresholds; mean passes."""
-    confidence, label = trace.logits[:, : len(classes)].softmax(-1).max(-1)
+    confidence, label = (values[:, : len(classes)] for values in found)
     reached = confidence >= row[:, None]
     reached[-1] = True
     step = reached.float().argmax(0) + 1
@@ -156,7 +132,7 @@ class Table:
 
     def __init__(self, options: argparse.Namespace) -> None:
         device = torch.device(options.device)
-        self.path: Path = options.out
+        self.path: Path = options.out / "record.csv"
         self.about = {
             "machine": machine(device), "driver": driver() if device.type == "cuda" else "",
             "torch": torch.__version__, "triton": triton.__version__, "python": platform.python_version(),
@@ -179,35 +155,40 @@ def kind(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-Part = Callable[[argparse.Namespace, Table], None]
-
-
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """The options of a script of parts."""
+    """The options of a script of tasks."""
     own = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     own.add_argument("parts", nargs="*", metavar="PART", help="all without any")
-    own.add_argument("--out", type=Path, required=True, help="the table of rows")
-    own.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    own.add_argument("--out", type=Path, required=True, help="the folder of the tables")
+    own.add_argument("--device", default="cuda")
     own.add_argument("--configs", nargs="+", default=CONFIGS, help="names of conformance fixtures")
     own.add_argument("--images", type=int, default=8192)
     own.add_argument("--batch", type=int, default=128)
     own.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     own.add_argument("--share", type=float, default=0.5)
     own.add_argument("--rounds", type=int, default=7)
+    own.add_argument("--baselines", type=int, default=512, help="images for what runs all steps")
     own.add_argument("--compile", action="store_true")
     own.add_argument("--tiny", action="store_true", help="small sizes, to see that the paths run")
     return own
 
 
-def run_parts(own: argparse.ArgumentParser, parts: Mapping[str, Part], arguments: Sequence[str]) -> int:
-    """Run the parts that the command line names; the exit status."""
-    options = own.parse_args(arguments)
+def sized(options: argparse.Namespace) -> argparse.Namespace:
+    """The options as they are, or with sizes that make every path quick: rows then say nothing else."""
+    if not options.tiny:
+        return options
+    small = {"images": 8, "batch": 4, "baselines": 4, "rounds": 1, "dtype": "float32"}
+    return argparse.Namespace(**(vars(options) | small))
+
+
+Parts = Mapping[str, Callable[[argparse.Namespace], Sequence[Task]]]
+
+
+def run_parts(options: argparse.Namespace, own: argparse.ArgumentParser, parts: Parts) -> int:
+    """The tasks of the parts that the command line names, or of all; the exit status."""
     if unknown := set(options.parts) - set(parts):
         own.error(f"parts: expected some of {', '.join(parts)}, got {', '.join(sorted(unknown))}")
     torch.manual_seed(0)
-    table = Table(options)
-    for name in options.parts or parts:
-        parts[name](options, table)
-    return 0
+    return run_tasks([task for name in options.parts or parts for task in parts[name](options)])

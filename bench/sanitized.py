@@ -1,9 +1,10 @@
-"""One tiny case of each kernel, for compute-sanitizer: python bench/sanitized.py [--device cuda] [OP ...].
+"""One tiny case of each kernel against its reference, also for compute-sanitizer.
 
+    python bench/sanitized.py [--device cuda] [OP ...]
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python bench/sanitized.py
 
 Inputs are made and results compared on the host, so that no kernel but these is watched. Each case has a
-padded row, and sizes that are no multiple of a block.
+padded row, and sizes that are no multiple of a block. One that fails does not stop the others.
 """
 
 import argparse
@@ -13,9 +14,11 @@ from functools import partial
 
 import gfnet_kernels as gk
 import torch
+from tasks import Task, run_tasks
 from torch import Tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SECONDS = 3.0  # for two to six compilations of half a second at most
 Move = Callable[[Tensor], Tensor]
 Outputs = tuple[Tensor, ...]
 
@@ -91,24 +94,28 @@ CASES: dict[str, Callable[[Move], Iterator[tuple[Tensor, Tensor]]]] = {
 }
 
 
+def check(op: str, device: str) -> None:
+    """All of an op's results against the reference's; AssertionError where they differ."""
+    torch.manual_seed(0)
+
+    def move(values: Tensor) -> Tensor:  # a copy also where it stays: an op may write to it
+        return values.clone() if device == "cpu" else values.to(device)
+
+    for found, expected in CASES[op](move):
+        # glance's coordinate may be fused into what follows: 1e-5 of a pixel, 2e-4 of the range.
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-3, check_stride=False)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("ops", nargs="*", metavar="OP", help=f"of {', '.join(CASES)}; all without any")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="that a case is expected to take")
     options = parser.parse_args()
-    torch.manual_seed(0)
-
-    def move(values: Tensor) -> Tensor:  # a copy also where it stays: an op may write to it
-        return values.clone() if options.device == "cpu" else values.to(options.device)
-
-    for op in options.ops or CASES:
-        for found, expected in CASES[op](move):
-            # glance's coordinate may be fused into what follows: 1e-5 of a pixel, 2e-4 of the range.
-            torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-3, check_stride=False)
-        print(op, "ok", flush=True)
-    return 0
+    ops = options.ops or CASES
+    return run_tasks([Task(op, partial(check, op, options.device), options.seconds) for op in ops])
 
 
 if __name__ == "__main__":

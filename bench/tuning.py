@@ -1,9 +1,9 @@
-"""Choices that only a GPU can settle: python bench/tuning.py [PART ...] --out TABLE.
+"""Choices that only a GPU can settle: python bench/tuning.py [PART ...] --out FOLDER.
 
     tuning     layout and compiler per backbone, graphs against none, sets of buckets, the policy's share
     blocks     tile sizes of the kernels that read pixels
 
-Rows as in `record.py`. With `--compile` only what the compiler concerns.
+Rows as in `proof.py`. With `--compile` only what the compiler concerns.
 """
 
 import argparse
@@ -22,17 +22,9 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from measuring import (  # noqa: E402
-    CONFIGS,
-    Table,
-    graphed,
-    images_for,
-    model_of,
-    parser,
-    run_parts,
-    shared_thresholds,
-    trace_of,
-)
+from fixtures import CONFIGS, images_of, model_of, steps_of  # noqa: E402
+from measuring import Table, graphed, parser, run_parts, shared_thresholds, sized  # noqa: E402
+from tasks import Task  # noqa: E402
 
 from gfnet_fast._scheduler import Stage  # noqa: E402
 from gfnet_fast.benchmark import predict, times_over  # noqa: E402
@@ -46,17 +38,32 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channel
 Run = Callable[[], Any]
 
 
-def tuning(options: argparse.Namespace, table: Table) -> None:
+BACKBONE, ENGINE, TILES = 15.0, 40.0, 30.0  # seconds that one is expected to take at most, all guesses
+COMPILED = 60.0  # a layout's encoder more
+
+
+def tuning(options: argparse.Namespace) -> list[Task]:
     """Choices that a CPU cannot make; with --compile only those that it concerns."""
-    for config in () if options.compile else options.configs:
-        tune_engine(options, table, config)
-    for config in options.backbones:
-        tune_backbone(options, table, config)
+    given = sized(options)
+    engines = [
+        Task(f"buckets {config}", partial(tune_engine, given, config), ENGINE)
+        for config in (() if options.compile else options.configs)
+    ]
+    seconds = BACKBONE + 2 * COMPILED * options.compile
+    layouts = [
+        Task(f"layouts {config}", partial(tune_backbone, given, config), seconds)
+        for config in options.backbones
+    ]
+    return engines + layouts
 
 
-def tune_backbone(options: argparse.Namespace, table: Table, config: str) -> None:
+def blocks(options: argparse.Namespace) -> list[Task]:
+    return [] if options.compile else [Task("tiles", partial(time_tiles, sized(options)), TILES)]
+
+
+def tune_backbone(options: argparse.Namespace, config: str) -> None:
     """Layout and compiler of one encoder on its patches, captured."""
-    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    device, dtype, table = torch.device(options.device), getattr(torch, options.dtype), Table(options)
     model = model_of(config, device)
     size, batch = model.config.patch_size, options.batch
     patches = torch.randn(batch, 3, size, size, device=device).to(dtype, memory_format=torch.channels_last)
@@ -73,12 +80,12 @@ def tune_backbone(options: argparse.Namespace, table: Table, config: str) -> Non
         table.add(column / batch * 1e6, "us/image", **about)
 
 
-def tune_engine(options: argparse.Namespace, table: Table, config: str) -> None:
+def tune_engine(options: argparse.Namespace, config: str) -> None:
     """Sets of buckets, at several numbers of images; then what a focus launch takes, and the policy of it."""
-    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    device, dtype, table = torch.device(options.device), getattr(torch, options.dtype), Table(options)
     model, batch = model_of(config, device), options.batch
-    images = images_for(model, options.images)
-    row = shared_thresholds(trace_of(model, images), options.share)
+    images = images_of(model.config.image_size, options.images, device)
+    row = shared_thresholds(steps_of(config, options.images), options.share)
     about = {"part": "tuning", "config": config, "dtype": options.dtype, "prepared": "folded"}
     parts = [{1}, {1, 4}, {1, 8, batch}, {1, 2, 4, 8, 16, batch}]  # of the batch
     sets = dict.fromkeys(tuple(sorted({batch, *(max(1, batch // n) for n in part)})) for part in parts)
@@ -115,9 +122,9 @@ def focus_times(engine: Engine, images: Tensor, rounds: int, many: int = 10) -> 
     return dict(zip(calls, seconds.T, strict=True))
 
 
-def blocks(options: argparse.Namespace, table: Table) -> None:
+def time_tiles(options: argparse.Namespace) -> None:
     """Tiles of the kernels that read pixels; what is in the file is one of them."""
-    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    device, dtype, table = torch.device(options.device), getattr(torch, options.dtype), Table(options)
     count, side, size = (4, 64, 32) if options.tiny else (1024, 224, 96)
     images = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, device=device)
     slots = torch.arange(count, dtype=torch.int32, device=device)
@@ -149,4 +156,4 @@ def tiles(own: tuple[int, int, int], tiny: bool) -> Sequence[tuple[int, int, int
 if __name__ == "__main__":
     own = parser(__doc__)
     own.add_argument("--backbones", nargs="+", default=BACKBONES, help="as --configs, for layouts")
-    sys.exit(run_parts(own, {"tuning": tuning, "blocks": blocks}, sys.argv[1:]))
+    sys.exit(run_parts(own.parse_args(), own, {"tuning": tuning, "blocks": blocks}))

@@ -8,8 +8,10 @@ import random
 import threading
 import time
 from contextlib import contextmanager
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from gfnet_fast._scheduler import Stage
 from gfnet_fast.checkpoints import load
 from gfnet_fast.data.digits import ClutteredDigits
 from gfnet_fast.engine.engine import Engine
+from gfnet_fast.engine.prepare import check_dtype
+from gfnet_fast.errors import DeviceError
 from gfnet_fast.training.digits import TASK
 from tests.conftest import expected_exits, random_images, tiny_model
 from tests.engine.engine_helpers import MODES
@@ -52,6 +56,13 @@ def no_waits():
             torch.cuda.set_sync_debug_mode("default")
 
 
+def skip_unless_computed(dtype):
+    try:
+        check_dtype(dtype, torch.device(DEVICE))
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+
 def launcher(engine):
     """What holds the `run` that the engine's loop calls."""
     return engine._graphs or engine.stages
@@ -66,26 +77,40 @@ def near(model, images, thresholds):
     return edge.any(-1).any(0) | ((confidence - thresholds[:, None]).abs() < NEAR).any(0)
 
 
-def assert_as_trace_unless_near(classifier, images, thresholds, out):
-    model = tiny_model(classifier)
-    label, step, origins = expected_exits(model, images, thresholds)
+class Case(NamedTuple):
+    """Images, thresholds between their confidences, and what the trace says at them, on the CPU."""
+
+    images: torch.Tensor
+    thresholds: torch.Tensor
+    sure: torch.Tensor  # bool [B]: no rounding may change it
+    label: torch.Tensor
+    step: torch.Tensor
+    origins: torch.Tensor
+
+
+@cache
+def case_of(classifier="recurrent", count=60, seed=0):
+    """Worked out once a process, for all tests that compare with it."""
+    model, images = tiny_model(classifier), random_images(count, 80, seed)
+    thresholds = random_thresholds(model, images, seed)
     sure = ~near(model, images, thresholds)
     assert sure.float().mean() > 0.8
-    assert torch.equal(out.exit_step.cpu()[sure], step[sure])
-    assert torch.equal(out.class_id.cpu()[sure], label[sure])
-    assert torch.equal(out.origins.cpu()[sure], origins[sure])
+    return Case(images, thresholds, sure, *expected_exits(model, images, thresholds))
+
+
+def assert_as_trace_where_sure(case, out):
+    assert torch.equal(out.exit_step.cpu()[case.sure], case.step[case.sure])
+    assert torch.equal(out.class_id.cpu()[case.sure], case.label[case.sure])
+    assert torch.equal(out.origins.cpu()[case.sure], case.origins[case.sure])
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("classifier", ["recurrent", "cascaded"])
 def test_graphs_equal_the_trace(classifier, mode):
-    model = tiny_model(classifier)
     engine = Engine(tiny_model(classifier).to(DEVICE), buckets=(1, 8, 16), mode=mode)
     for seed in range(3):
-        images = random_images(100, 80, seed)
-        thresholds = random_thresholds(model, images, seed)
-        out = engine.predict(images.to(DEVICE), thresholds)
-        assert_as_trace_unless_near(classifier, images, thresholds, out)
+        case = case_of(classifier, 100, seed)
+        assert_as_trace_where_sure(case, engine.predict(case.images.to(DEVICE), case.thresholds))
 
 
 def filled(classifier):
@@ -175,8 +200,7 @@ def test_a_stream_brings_its_answers_without_a_wait():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_the_same_to_the_bit_in_any_company(dtype):
-    if dtype == torch.float16 and DEVICE == "cpu":
-        pytest.skip("expected a GPU for float16, got a CPU")
+    skip_unless_computed(dtype)
     engine = Engine(tiny_model().to(DEVICE), buckets=(16,), invariance="batch", dtype=dtype)
     images = random_images(40, 80).to(DEVICE)
     expected = engine.predict(images)
@@ -191,8 +215,7 @@ AGREEMENT = {torch.float32: 0.99, torch.float16: 0.95, torch.bfloat16: 0.85}
 
 @pytest.mark.parametrize("dtype", AGREEMENT, ids=str)
 def test_agreement_of_a_trained_model(dtype, record_property):
-    if dtype == torch.float16 and DEVICE == "cpu":
-        pytest.skip("expected a GPU for float16, got a CPU")
+    skip_unless_computed(dtype)
     model = load(Path(str(files("gfnet_fast") / "assets" / "digits")))
     images = ClutteredDigits("test", 512, seed=77, task=TASK).images(range(512))
     thresholds = model.default_thresholds()
@@ -206,13 +229,11 @@ def test_agreement_of_a_trained_model(dtype, record_property):
 def test_images_of_another_library_on_a_stream_of_its_own():
     """By DLPack, and late: torch's stream waits for the producer's, and the engine runs on torch's."""
     library = np if DEVICE == "cpu" else pytest.importorskip("cupy")
-    images = random_images(60, 80)
-    model = tiny_model()
-    thresholds = random_thresholds(model, images, 0)
+    case = case_of()
     engine = Engine(tiny_model().to(DEVICE), buckets=(1, 8))
 
     def foreign():
-        found = library.asarray(images.numpy())
+        found = library.asarray(case.images.numpy())
         for _ in range(50):  # the images are there late
             found = 255 - (255 - found)
         return [torch.from_dlpack(library.ascontiguousarray(image)) for image in found]
@@ -222,8 +243,7 @@ def test_images_of_another_library_on_a_stream_of_its_own():
     else:
         with library.cuda.Stream(non_blocking=True):
             taken = foreign()
-    out = engine.predict(taken, thresholds)
-    assert_as_trace_unless_near("recurrent", images, thresholds, out)
+    assert_as_trace_where_sure(case, engine.predict(taken, case.thresholds))
 
 
 class OutOfMemory:
@@ -241,14 +261,11 @@ class OutOfMemory:
 
 
 def test_out_of_memory_now_and_then_costs_no_image():
-    images = random_images(60, 80)
-    thresholds = random_thresholds(tiny_model(), images, 0)
+    case = case_of()
     engine = Engine(tiny_model().to(DEVICE), buckets=(1, 2, 8))
     failing = OutOfMemory(launcher(engine))
     setattr(engine, "_graphs" if engine._graphs else "stages", failing)
-    assert_as_trace_unless_near(
-        "recurrent", images, thresholds, engine.predict(images.to(DEVICE), thresholds)
-    )
+    assert_as_trace_where_sure(case, engine.predict(case.images.to(DEVICE), case.thresholds))
     assert failing.failures > 3
 
 
@@ -307,11 +324,9 @@ def test_engines_are_built_beside_other_threads():
 @captured
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="expected two GPUs")
 def test_a_gpu_that_is_not_the_current_one():
-    images = random_images(60, 80)
-    thresholds = random_thresholds(tiny_model(), images, 0)
+    case = case_of()
     engine = Engine(tiny_model().to("cuda:1"), buckets=(1, 8))
-    out = engine.predict(images.to("cuda:1"), thresholds)
-    assert_as_trace_unless_near("recurrent", images, thresholds, out)
+    assert_as_trace_where_sure(case, engine.predict(case.images.to("cuda:1"), case.thresholds))
 
 
 class Traffic:

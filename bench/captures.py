@@ -1,0 +1,119 @@
+"""One captured launch of each stage against plain calls, and a few images through the engine.
+
+    python bench/captures.py [--device cuda]
+
+For the model that comes with the package and for MobileNetV3, in float32 without TF32. Without a GPU nothing
+is captured, and the same calls are made twice. The engine's answers are compared with the trace's.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import cache, partial
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from tasks import Task, run_tasks
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import expected  # noqa: E402
+from fixtures import CONFIGS, FEW, Steps, images_of, model_of, steps_of  # noqa: E402
+from measuring import agreement, exact_float32, graphed, shared_thresholds  # noqa: E402
+
+from gfnet_fast._scheduler import CostTable, Stage  # noqa: E402
+from gfnet_fast.checkpoints import load  # noqa: E402
+from gfnet_fast.data.digits import ClutteredDigits  # noqa: E402
+from gfnet_fast.engine.engine import Engine  # noqa: E402
+from gfnet_fast.model.gfnet import GFNet  # noqa: E402
+from gfnet_fast.training.digits import TASK  # noqa: E402
+
+ROWS = 4
+
+STATE = ("logits", "confidence", "label", "policy", "memory", "feature_map", "origins")
+Given = tuple[GFNet, Tensor, Steps]
+
+
+@cache
+def digits(device: torch.device) -> Given:
+    """The model that comes with the package, canvases of its kind, and what its steps say."""
+    model = load(Path(str(files("gfnet_fast") / "assets" / "digits")))
+    images = ClutteredDigits("test", FEW, seed=77, task=TASK).images(range(FEW))
+    found = model.trace(model.normalise(images)).logits.softmax(-1).max(-1)
+    return model.to(device), images.to(device), Steps(found.values, found.indices)
+
+
+def mobilenet(device: torch.device) -> Given:
+    model = model_of(CONFIGS[1], device)
+    images = images_of(model.config.image_size, FEW, device)
+    return model, images, steps_of(CONFIGS[1], FEW)
+
+
+@cache
+def engine_of(model: GFNet) -> Engine:
+    """Without a measurement: its costs and its layout are given."""
+    costs = CostTable([(ROWS, 1e-3)], [(ROWS, 1e-3)])
+    return Engine(model, buckets=(ROWS,), costs=costs, layout=torch.channels_last)
+
+
+@torch.no_grad()
+def stage(given: Callable[[], Given], which: Stage) -> None:
+    """A replay writes to the arena what a plain call has written; AssertionError where it does not."""
+    model, images, _ = given()
+    engine = engine_of(model)
+    engine.arena.put(np.arange(ROWS, dtype=np.int32), images[:ROWS])
+    slots = torch.arange(ROWS, dtype=torch.int32, device=images.device)
+    steps = torch.full_like(slots, 1 if which is Stage.GLANCE else 2)
+    run = partial(engine.stages.run, which, slots, steps)
+    if which is Stage.FOCUS:
+        engine.stages.run(Stage.GLANCE, slots, torch.ones_like(slots))
+    with exact_float32():
+        before = {name: getattr(engine.arena, name).clone() for name in STATE}
+
+        def from_before(call: Callable[[], Tensor]) -> list[Tensor]:
+            for name, values in before.items():
+                getattr(engine.arena, name).copy_(values)
+            return [call().clone(), *(getattr(engine.arena, name).clone() for name in STATE)]
+
+        plain = from_before(run)
+        replay = graphed(run, images.device)
+        captured = from_before(replay)
+    found = dict(zip(("flags", *STATE), captured, strict=True))
+    wanted = dict(zip(found, plain, strict=True))  # the message names the tensor that differs
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    engine.arena.release_all()
+
+
+def whole(given: Callable[[], Given]) -> None:
+    """Classes and exit steps of the engine are the trace's, for all images but one at most."""
+    model, images, steps = given()
+    row = shared_thresholds(steps, 0.5)
+    with exact_float32():
+        out = engine_of(model).predict(images, row)
+    same, _ = agreement(steps, row, out.class_id, out.exit_step)
+    assert same >= 1 - 1 / FEW, f"expected the trace's class and exit step, got {same:.3f} of them"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda")
+    device = torch.device(parser.parse_args().device)
+    tasks = []
+    for name, given in (("digits", digits), ("mobilenetv3", mobilenet)):
+        make = partial(given, device)
+        tasks += [
+            Task(f"{name}: glance captured", partial(stage, make, Stage.GLANCE), expected.CAPTURED),
+            Task(f"{name}: focus captured", partial(stage, make, Stage.FOCUS), expected.CAPTURED),
+            Task(f"{name}: engine", partial(whole, make), expected.CAPTURED),
+        ]
+    return run_tasks(tasks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What the runs on a GPU should take, counted before one is there: seconds, of which none is a measurement.
+
+A count is what the plan does (engines, captures, passes, rounds, tests); its price is below. Prices of the
+host were read off on two busy cores and are high for a machine with more; prices of the GPU are guesses for
+an H100. A task may take twice its seconds (tasks.py), and `gpu.py --dry` fails where their sum leaves the
+plan's time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gfnet_fast.config import GFNetConfig
+
+START = 6.0  # a process until its first task: imports, 5.0 s here
+CONTEXT = 2.0  # CUDA's context, the libraries' handles
+BUILD = 20.0  # the compiled scheduler, 13 s of two cores here
+COMPILED = 0.5  # a kernel for one set of types: 0.06 to 0.5 s on a CPU
+KERNELS = 8  # that an engine's two stages launch
+COMPILED_STAGES = 150.0  # an encoder and its neighbours through torch.compile, with the static way
+CAPTURED = 4.0  # of captures.py: a model, a stage's plain calls, one capture
+SANITIZED = 60.0  # four tools side by side, at least; they get what is left
+# Of a network family: seconds to make a model here; of a pass of 128 rows in bfloat16, captured; of an image
+# the official way; kernels of a pass.
+MODEL = {"resnet50": 6.0, "mobilenetv3_large_100": 3.0}
+PASS = {"resnet50": 1.5e-3, "mobilenetv3_large_100": 0.5e-3}
+OFFICIAL = {"resnet50": 0.45e-3, "mobilenetv3_large_100": 0.2e-3}
+LAUNCHES = {"resnet50": 230, "mobilenetv3_large_100": 260}
+LAUNCH = 10e-6  # of the host, a kernel that is not captured
+TEST = {"test_gpu.py": 1.2, "test_engine_gpu.py": 1.5}  # three compilations; an engine, its captures, a trace
+
+
+def passes(config: GFNetConfig, images: int, batch: int, steps: float) -> float:
+    """`steps` passes of all images, captured; a small batch takes a third of a batch of 128 at least."""
+    return images / batch * steps * PASS[config.name] * max(batch / 128, 0.3)
+
+
+def plain(config: GFNetConfig, images: int, batch: int, steps: float) -> float:
+    """The same, launched kernel by kernel in float32: twice the time, or the host's."""
+    host = LAUNCHES[config.name] * LAUNCH
+    return images / batch * steps * max(host, 2 * PASS[config.name] * batch / 128)
+
+
+def engine(config: GFNetConfig, buckets: int) -> float:
+    """One prepared: its layout measured, each stage and bucket captured and measured."""
+    a_capture = 4 * LAUNCHES[config.name] * LAUNCH + 0.2
+    return 1.0 + 2 * buckets * a_capture
+
+
+def whole(config: GFNetConfig, images: int) -> float:
+    """The backbone at full size, prepared in two batch sizes: its layout measured, then captured."""
+    return 2.0 + 8 * plain(config, images, 128, (config.image_size / config.patch_size) ** 2)
+
+
+def mean_steps(config: GFNetConfig, share: float) -> float:
+    weights = [share ** (k + 1) for k in range(config.steps)]
+    return sum(k * w for k, w in enumerate(weights, 1)) / sum(weights)
+
+
+def control(config: GFNetConfig, images: int, batch: int, rounds: int, share: float, many: int) -> float:
+    """A model, an engine, seven graphs of `many` calls, all of them timed."""
+    graphs = 7 * (many + 3) * LAUNCHES[config.name] * LAUNCH
+    timed = (rounds + 1) * 8 * many * PASS[config.name]
+    runs = 2 * rounds * passes(config, images, batch, mean_steps(config, share))
+    return MODEL[config.name] + KERNELS * COMPILED + engine(config, 1) + graphs + timed + runs
+
+
+def ladder(config: GFNetConfig, images: int, few: int, batch: int, rounds: int, share: float) -> float:
+    """Nine ways, each `rounds` times, once more to warm up, and once for its answers."""
+    steps = config.steps
+    ours = passes(config, images, batch, mean_steps(config, share)) + passes(config, few, batch, steps)
+    others = few * OFFICIAL[config.name] + 4 * plain(config, few, batch, steps)
+    return engine(config, 1) + whole(config, few) + (rounds + 2) * (ours + others)
+
+
+def engine_rows(config: GFNetConfig, images: int, few: int, batch: int, rounds: int, shares: int) -> float:
+    """An engine of three buckets beside five ways, at each share of exits."""
+    steps = config.steps
+    ours = passes(config, images, batch, 1) + passes(config, few, batch, steps)
+    ours += shares * passes(config, images, batch, mean_steps(config, 0.5))
+    others = few * OFFICIAL[config.name] + shares * plain(config, few, batch, steps)
+    return engine(config, 3) + whole(config, few) + (rounds + 2) * (ours + others)
+
+
+def kernels(cases: int, contenders: int, seconds: float) -> float:
+    """Each case's kernel compiled and checked, each contender timed; half as long again for slow calls."""
+    return 2.0 + cases * COMPILED + 1.5 * contenders * seconds
+
+
+def latency(config: GFNetConfig, images: int, rounds: int) -> float:
+    """An engine of one row, `images` one by one, and two ways beside it."""
+    one = config.steps * (PASS[config.name] + 100e-6)
+    return MODEL[config.name] + engine(config, 1) + whole(config, 1) + images * one + 10 * rounds * one
