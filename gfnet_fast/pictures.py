@@ -1,0 +1,128 @@
+"""Encoded images: which formats are decoded, within which memory, and without a word on stderr."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from PIL import Image, UnidentifiedImageError
+
+from gfnet_fast.errors import InputError, reason
+
+Image.init()
+
+# Raster formats that Pillow decodes itself: no document, and nothing that starts another program.
+FORMATS = tuple(
+    name
+    for name in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+    if name in Image.OPEN
+)
+# Without films, and floats that would be refused.
+SUFFIXES = frozenset(
+    suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS and suffix not in (".avifs", ".pfm")
+)
+
+# A decoded image larger than this is taken for a decompression bomb; a 124 KB PNG can claim 3 GB.
+MAX_PIXELS = 128 * 2**20
+MAX_ENCODED = 512 * 2**20
+
+# What a decoded image may take: so many bytes, and as many more for each byte of its file.
+MEMORY, GROWTH = 192 * 2**20, 32
+
+# Bytes a pixel that Pillow holds of a mode, the copy in "RGB" (of "1" in "L") included; 8 of others.
+_HELD = {"L": 1, "1": 2, "RGB": 4, "P": 5}
+
+_TILE_SIDES = (322, 323)  # TIFF's tags; a tile is decoded as a whole, however small the image is
+
+
+def decode(content: bytes) -> Image.Image:
+    """The first image of an encoded file, in mode "L" or "RGB" and memory of its own; alpha is dropped.
+
+    InputError on what is no image of FORMATS, is damaged, has more than 8 bits a channel, or would take more
+    memory than MEMORY and GROWTH times the file's size. What a codec takes for itself is not counted.
+    """
+    if not content:
+        raise InputError(
+            "expected an encoded image, got no byte (a file object is read from where it stands)"
+        )
+    if len(content) > MAX_ENCODED:
+        raise InputError(f"expected at most {MAX_ENCODED} bytes, got {len(content)}")
+    try:
+        with quiet():
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            check_size(image)
+            _check_memory(image, len(content))
+            image.load()
+            return coloured(image)
+    except InputError:
+        raise
+    except UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise InputError(f"expected an image, got a file of another kind than {known}") from None
+    except Image.DecompressionBombError as error:
+        raise InputError(f"expected at most {MAX_PIXELS} pixels, got more ({reason(error)})") from None
+    except Exception as error:  # a damaged file fails in whatever way its decoder does
+        got = f"one that fails to decode ({reason(error)})"
+        raise InputError(f"expected a whole image, got {got}") from None
+
+
+def check_size(image: Image.Image) -> None:
+    """InputError unless an image, decoded or not, has 8 bits a channel and at most MAX_PIXELS pixels."""
+    width, height = image.size
+    if not 1 <= width * height <= MAX_PIXELS:
+        raise InputError(f"expected at most {MAX_PIXELS} pixels, got {width} x {height}")
+    if image.mode[0] in "IF":
+        expected = "8 bits a channel (16 bits and floats would be cut off, not scaled: convert them first)"
+        raise InputError(f"expected {expected}, got mode {image.mode}")
+
+
+def _check_memory(image: Image.Image, size: int) -> None:
+    width, height = image.size
+    tags = getattr(image, "tag_v2", {})
+    tile = [tags.get(tag, 0) for tag in _TILE_SIDES]
+    held = max(width * height, tile[0] * tile[1]) * _HELD.get(image.mode, 8)
+    limit = MEMORY + GROWTH * size
+    if held > limit:
+        got = f"{held} ({width} x {height} pixels in {size} bytes)"
+        raise InputError(f"expected an image that takes at most {limit} bytes of memory, got {got}")
+
+
+def coloured(image: Image.Image) -> Image.Image:
+    """An image in mode "L" or "RGB": itself, or a copy."""
+    if image.mode in ("L", "RGB"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+class _Decoding(threading.local):
+    """A pattern of modules for a filter of warnings: it matches any in a thread that decodes, else none."""
+
+    on = False
+
+    def match(self, _: str) -> bool:
+        return self.on
+
+
+_decoding = _Decoding()
+_IGNORED = cast(Any, ("ignore", None, Warning, _decoding, 0))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing that this thread warns of inside is shown: Pillow's doubts about a file are not the user's.
+
+    `warnings.catch_warnings` would exchange the filters of all threads, and those that leave it out of turn
+    put old ones back. One filter that matches nothing elsewhere changes nothing for anybody, and may stay. It
+    goes before what was there at its first use; where it was lost with a `catch_warnings` it comes back.
+    """
+    if _IGNORED not in warnings.filters:
+        warnings.filters.insert(0, _IGNORED)  # type: ignore[attr-defined]
+    before, _decoding.on = _decoding.on, True
+    try:
+        yield
+    finally:
+        _decoding.on = before
