@@ -46,9 +46,12 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
     """All of a regular file; OSError where it is longer than `limit` bytes."""
     with open_regular(path) as file:
-        content = file.read(limit + 1)
-        if len(content) > limit:
-            raise OSError(f"expected at most {limit} bytes, got {os.fstat(file.fileno()).st_size}")
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1) if size <= limit else b""
+        if len(content) > size:  # it has grown meanwhile, or is one of those that claim no size
+            content += file.read(limit + 1 - len(content))
+        if (size := max(size, len(content))) > limit:
+            raise OSError(f"expected at most {limit} bytes, got {size}")
     return content
 
 
