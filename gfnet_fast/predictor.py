@@ -20,7 +20,7 @@ from gfnet_fast._scheduler import Mode
 from gfnet_fast.auditing import Auditing
 from gfnet_fast.checkpoints import load
 from gfnet_fast.checkpoints.files import check_device
-from gfnet_fast.decoding import Decoded
+from gfnet_fast.decoding import Decoded, Unusable
 from gfnet_fast.engine.answers import Answer, PassError
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.loop import FAR
@@ -29,7 +29,7 @@ from gfnet_fast.errors import BudgetError, InputError
 from gfnet_fast.exits import Audit, Budget, BudgetWarning, resolve
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.results import Prediction, Result
-from gfnet_fast.sources import Source, check_batch, is_one, read_image
+from gfnet_fast.sources import Source, Taken, check_batch, is_one, prepare, take
 
 BATCH = {"cpu": 64, "cuda": 128}
 NOT_COPIED = ("_engines", "_idle", "_lock", "_auditing")
@@ -37,10 +37,13 @@ COMPILE_AFTER = 60.0  # seconds of work; compiling a ResNet-50 for three batch s
 
 
 class UnderWay(NamedTuple):
-    """A source whose result is awaited: what was wrong with it, or its image where it is audited."""
+    """A source whose result is awaited: what was wrong with it, or its image where it is audited.
+
+    An exception is what the iterable of sources raised.
+    """
 
     name: str
-    error: Exception | None = None
+    error: Unusable | Exception | None = None
     audited: Tensor | None = None
 
 
@@ -208,7 +211,7 @@ class Predictor:
         PassError
             Where images could not be computed (memory ran out, say); it holds the others' predictions.
         """
-        check_batch(images, self.config.image_size, self.device)
+        images = check_batch(images, self.config.image_size, self.device)
         chosen = [] if self._auditing is None else self._auditing.choose(len(images)).nonzero()[0].tolist()
         with self._engine(len(images)) as engine:
             self._images += len(images)
@@ -302,10 +305,10 @@ class Predictor:
         line: deque[UnderWay] = deque()
         with (
             self._to_the_end(),
-            Decoded(source, self._read, ahead=1 if self.mode == "latency" else 2 * self.batch) as decoded,
+            Decoded(source, self._take, self._read, ahead=self._ahead) as decoded,
         ):
             for name, image in decoded:
-                if isinstance(image, Exception):
+                if not isinstance(image, Tensor):
                     line.append(UnderWay(name, image))
                     yield from self._failed(line, strict)
                     continue
@@ -334,10 +337,10 @@ class Predictor:
         """Images for one engine: up to the first float where bytes came before, or a reason to compile."""
         floats = False
         for count, (name, image) in enumerate(decoded):
-            if isinstance(image, Exception):
+            if not isinstance(image, Tensor):
                 line.append(UnderWay(name, image))
                 # Errors wait for the images before them: before there are too many, let those out.
-                if strict or not isinstance(image, InputError) or len(line) > engine.capacity:
+                if strict or isinstance(image, Exception) or len(line) > engine.capacity:
                     return
                 if self.mode == "latency":
                     return
@@ -359,12 +362,22 @@ class Predictor:
         """Results of the sources at the head of the line that could not be used."""
         while line and (error := line[0].error) is not None:
             name = line.popleft().name
-            if strict or not isinstance(error, InputError):
+            if isinstance(error, Exception):
                 raise error
-            yield Result(name, error=str(error))
+            if strict:
+                raise InputError(error.why)
+            yield Result(name, error=error.why)
 
-    def _read(self, item: Source) -> Tensor:
-        image = read_image(item, self.config)
+    @property
+    def _ahead(self) -> int:
+        """How many sources a stream takes before their turn."""
+        return 1 if self.mode == "latency" else 2 * self.batch
+
+    def _take(self, source: Source) -> Taken:
+        return take(source, self.config)
+
+    def _read(self, taken: Taken) -> Tensor:
+        image = prepare(taken, self.config)
         return image.pin_memory() if self.device.type == "cuda" else image
 
     def _result(self, name: str, answer: Answer, strict: bool) -> Result:

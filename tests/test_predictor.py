@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import transforms
+from torch._subclasses import FakeTensorMode
+from torchvision import transforms, tv_tensors
 
 import gfnet_fast as gf
 from gfnet_fast.sources import read_image
@@ -147,6 +148,8 @@ BATCHES = {
     "double": (torch.zeros(1, 3, S, S, dtype=torch.float64), "got torch.float64"),
     "NaN": (torch.full((1, 3, S, S), torch.nan), "expected finite numbers up to 10000, got 19200"),
     "another device": (torch.zeros(1, 3, S, S, device="meta"), "expected device cpu, got meta"),
+    "sparse": (torch.zeros(1, 3, S, S).to_sparse(), "got Tensor that is Sparse"),
+    "no memory": (torch._efficientzerotensor((1, 3, S, S)), "got Tensor that is ZeroTensor"),
     "no tensor": ([1, 2], "expected a tensor, got list"),
 }
 
@@ -155,6 +158,19 @@ BATCHES = {
 def test_a_batch_that_is_wrong(predictor, images, message):
     with pytest.raises(gf.InputError, match=message):
         predictor.predict_batch(images)
+
+
+def test_a_batch_is_the_numbers_it_shows(predictor):
+    batch = predictor.model.normalise(random_images(6, S, 5))
+    lazy = torch.complex(torch.zeros_like(batch), -batch).conj().imag
+    assert lazy.is_neg()
+    assert torch.equal(predictor.predict_batch(lazy).logits, predictor.predict_batch(batch).logits)
+    image = tv_tensors.Image(batch)
+    assert torch.equal(predictor.predict_batch(image).logits, predictor.predict_batch(batch).logits)
+    with pytest.raises(gf.InputError, match="got Tensor that is .*Batched"):
+        torch.func.vmap(lambda one: predictor.predict_batch(one[None]).class_id)(batch)
+    with FakeTensorMode(), pytest.raises(gf.InputError, match="expected a plain tensor, got FakeTensor"):
+        predictor.predict_batch(torch.zeros(1, 3, S, S))
 
 
 ARRAYS = {

@@ -374,14 +374,6 @@ def test_a_result_holds_its_own_logits_only(model, frames):
         assert result.logits.untyped_storage().nbytes() == 4 * model.config.classes
 
 
-def test_bytes_are_no_list_of_sources(model):
-    for source in (b"\xff\xd8\xff", bytearray(3)):
-        with pytest.raises(
-            gf.InputError, match="expected a path, a PIL image, an array or a tensor, got byte"
-        ):
-            predictor_of(model)(source)
-
-
 def test_an_engine_with_an_open_stream_refuses_other_work(model, frames):
     engine = Engine(model, buckets=(4,))
     images = batch_of(model, frames)

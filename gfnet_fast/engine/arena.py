@@ -8,7 +8,7 @@ from itertools import repeat
 import numpy as np
 import torch
 from gfnet_kernels import ImageTable, entry_of
-from gfnet_kernels.images import ENTRY, channels_first
+from gfnet_kernels.images import ENTRY, channels_first, in_memory
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -76,6 +76,10 @@ class Arena:
         """Raise InputError unless `images` can be put into the arena beside those that are there."""
         batch = [images[:1]] if isinstance(images, Tensor) else [image[None] for image in images]
         for image in batch:
+            try:
+                in_memory("images", image)
+            except ValueError as error:
+                raise InputError(str(error)) from None
             shape, least = list(image.shape), self.patch
             if image.ndim != 4 or 3 not in (shape[1], shape[3]):
                 expected = "[B, H, W, 3] or [B, 3, H, W]"

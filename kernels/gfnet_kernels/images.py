@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gfnet_kernels._library import FLOAT_DTYPES, expect
+from gfnet_kernels._library import FLOAT_DTYPES, PLAIN, expect
 
 IMAGE_DTYPES = (torch.uint8, *FLOAT_DTYPES)
 TRITON_DTYPES = {
@@ -57,6 +57,7 @@ class ImageTable:
     def of(cls, images: Sequence[Tensor], layout: str | None = None) -> "ImageTable":
         """Table of the given images ([H, W, 3] or [3, H, W], any strides), slot i being images[i]."""
         expect(len(images) > 0, "images", "at least one", 0)
+        images = [plain("images", image).resolve_conj().resolve_neg() for image in images]
         first = images[0]
         for image in images:
             expect(image.dtype == first.dtype, "images.dtype", first.dtype, image.dtype)
@@ -66,10 +67,54 @@ class ImageTable:
 
 
 def entry_of(image: Tensor, layout: str | None = None) -> tuple[int, int, int, int, int, int]:
-    """The six numbers of one image's row in a table: [H, W, 3] or [3, H, W], any strides."""
+    """The six numbers of one image's row in a table: [H, W, 3] or [3, H, W], any strides.
+
+    ValueError where the image's values are not what lies there: negated lazily, say, or a subclass's own.
+    """
+    image = in_memory("image", image)
     planar = channels_first(image[None], None if layout is None else f"N{layout.removeprefix('N')}")[0]
     channel, row, column = planar.stride()
     return image.data_ptr(), planar.shape[1], planar.shape[2], row, column, channel
+
+
+def plain(what: str, tensor: Tensor) -> Tensor:
+    """A tensor of torch's own class whose values lie at its address, though conjugated or negated perhaps.
+
+    Of a subclass that stores its values as torch does (torchvision's images, say) it is that memory.
+    ValueError for what lies elsewhere: another layout, no device's memory, a wrapper, a mask beside it.
+    """
+    expect(isinstance(tensor, Tensor), what, "a tensor", type(tensor).__name__)
+    kind = type(tensor)
+    if kind not in PLAIN and kind.__torch_dispatch__ is Tensor.__torch_dispatch__:
+        with torch._C.DisableTorchFunctionSubclass():
+            tensor = tensor.as_subclass(Tensor)
+    elif kind not in PLAIN:
+        expect(False, what, "a plain tensor", kind.__name__)
+    known = torch._C._dispatch_keys(tensor).raw_repr()
+    if known not in _PLAIN_KEYS:
+        keys = str(torch._C._dispatch_keys(tensor))
+        strange = [name for name in _STRANGE_KEYS if name in keys]
+        expect(
+            not strange, what, "a plain tensor with memory", f"{kind.__name__} that is {', '.join(strange)}"
+        )
+        _PLAIN_KEYS.add(known)
+    return tensor
+
+
+def in_memory(what: str, tensor: Tensor) -> Tensor:
+    """As :func:`plain`; ValueError also where the values are conjugated or negated when they are read."""
+    tensor = plain(what, tensor)
+    lazy = tensor.is_neg() or tensor.is_conj()
+    expect(not lazy, what, "values as they are in memory", "ones that are negated or conjugated when read")
+    return tensor
+
+
+# Parts of the names of dispatch keys, of tensors that hold no values or hold them in another form.
+_STRANGE_KEYS = (
+    "Batched", "FuncTorch", "Functionalize", "Meta", "Mkldnn", "Nested", "Python", "Quantized", "Sparse",
+    "Vulkan", "XLA", "ZeroTensor",
+)  # fmt: skip
+_PLAIN_KEYS: set[int] = set()
 
 
 def channels_first(images: Tensor, layout: str | None = None) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -232,8 +234,40 @@ def test_unreadable_images(plain, tmp_path):
 def test_sixteen_bits_are_refused(tmp_path):
     path = tmp_path / "deep.png"
     Image.fromarray(np.zeros((90, 90), np.uint16)).save(path)
-    with pytest.raises(InputError, match=r"deep.png: expected 8 bits a channel, got mode I"):
+    with pytest.raises(InputError, match=r"deep.png: expected 8 bits a channel .*, got mode I"):
         TrainingReader(CONFIG)(path)
+
+
+def test_hidden_files_are_in_no_part_and_linked_ones_are(plain, tmp_path):
+    """What editors and systems leave behind would be trained on and reported on too."""
+    root = tmp_path / "data"
+    shutil.copytree(plain, root)
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        shutil.copytree(root / "crow", root / "crow" / name)
+        shutil.copytree(root / "crow", root / name)
+    (root / "crow" / "._00.png").write_bytes(b"no picture")
+    (tmp_path / "more").mkdir()
+    shutil.copy(root / "crow" / "00.png", tmp_path / "more" / "linked.png")
+    (root / "crow" / "z").symlink_to("../../more")
+    (root / "crow" / "loop").symlink_to("..")
+    parts = read_parts(root)
+    assert parts.classes == ("Owl", "crow", "wren")
+    names = sorted(path.relative_to(root).as_posix() for part in parts[1:] for path in paths(part))
+    own = [f"{name}/{k:02}.png" for name in parts.classes for k in range(10)]
+    assert names == sorted([*own, "crow/z/linked.png"])
+
+
+def test_a_class_that_cannot_be_read_is_an_error(plain, monkeypatch):
+    scandir = os.scandir
+
+    def refusing(path):
+        if os.path.basename(path) == "crow":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InputError, match=r"crow: expected a folder that can be read, got .*denied"):
+        read_parts(plain)
 
 
 def test_an_unknown_augmentation():
