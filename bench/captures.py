@@ -98,13 +98,19 @@ def whole(given: Callable[[], Given]) -> None:
     assert same >= 1 - 1 / FEW, f"expected the trace's class and exit step, got {same:.3f} of them"
 
 
+def same_images(device: torch.device) -> None:
+    """The images of a device are the host's, to the bit."""
+    here, there = (images_of(224, FEW, at).cpu() for at in (torch.device("cpu"), device))
+    torch.testing.assert_close(there, here, rtol=0, atol=0)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda")
     device = torch.device(parser.parse_args().device)
-    tasks = []
+    tasks = [Task("images", partial(same_images, device), expected.CAPTURED)]
     for name, given in (("digits", digits), ("mobilenetv3", mobilenet)):
         make = partial(given, device)
         tasks += [

@@ -43,7 +43,7 @@ def tasks(options: argparse.Namespace) -> list[Task]:
         Task(
             f"control {config}",
             partial(control, sized(options), config),
-            expected.control(config_of(config), *counts),
+            expected.control(config_of(config), *counts) + options.compile * expected.COMPILING["control"],
         )
         for config in options.configs
     ]

@@ -75,7 +75,7 @@ def tasks(options: argparse.Namespace) -> list[Task]:
             f"engine {config}, batch {batch}",
             partial(record, own, config, batch),
             expected.engine_rows(config_of(config), *counts, batch, ROUNDS, len(SHARES))
-            + options.compile * expected.COMPILED_STAGES,
+            + options.compile * expected.COMPILING["engine"],
         )
         for batch in batches
         for config in options.configs

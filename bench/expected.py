@@ -18,7 +18,9 @@ CONTEXT = 2.0  # CUDA's context, the libraries' handles
 BUILD = 20.0  # the compiled scheduler, 13 s of two cores here
 COMPILED = 0.5  # a kernel for one set of types: 0.06 to 0.5 s on a CPU
 KERNELS = 8  # that an engine's two stages launch
-COMPILED_STAGES = 150.0  # an encoder and its neighbours through torch.compile, with the static way
+# Beside what it takes otherwise, with compiled networks: the first engine, the static way, what is in the
+# caches then.
+COMPILING = {"control": 90.0, "ladder": 60.0, "engine": 30.0}
 CAPTURED = 4.0  # of captures.py: a model, a stage's plain calls, one capture
 SANITIZED = 60.0  # four tools side by side, at least; they get what is left
 # Of a network family: seconds to make a model here; of a pass of 128 rows in bfloat16, captured; of an image

@@ -41,7 +41,7 @@ def ladder_tasks(options: argparse.Namespace) -> list[Task]:
         Task(
             f"ladder {config}",
             partial(climb, sized(options), config),
-            expected.ladder(config_of(config), *counts),
+            expected.ladder(config_of(config), *counts) + options.compile * expected.COMPILING["ladder"],
         )
         for config in options.configs
     ]
