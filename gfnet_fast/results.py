@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -56,6 +57,15 @@ class Result:
     macs: int | None = None
     logits: Tensor | None = field(default=None, repr=False, compare=False)
     error: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the logits as an array: a tensor that goes to another process takes a file descriptor."""
+        logits = None if self.logits is None else self.logits.detach().cpu().numpy()
+        return {**vars(self), "logits": logits}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        logits = state["logits"]
+        vars(self).update(state, logits=None if logits is None else torch.from_numpy(logits))
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary that JSON can hold, without the logits."""

@@ -167,7 +167,7 @@ def test_a_batch_is_the_numbers_it_shows(predictor):
     assert torch.equal(predictor.predict_batch(lazy).logits, predictor.predict_batch(batch).logits)
     image = tv_tensors.Image(batch)
     assert torch.equal(predictor.predict_batch(image).logits, predictor.predict_batch(batch).logits)
-    with pytest.raises(gf.InputError, match="got Tensor that is .*Batched"):
+    with pytest.raises(gf.InputError, match=r"got Tensor that is .*Batched"):
         torch.func.vmap(lambda one: predictor.predict_batch(one[None]).class_id)(batch)
     with FakeTensorMode(), pytest.raises(gf.InputError, match="expected a plain tensor, got FakeTensor"):
         predictor.predict_batch(torch.zeros(1, 3, S, S))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ class PassError(GFNetError, RuntimeError):
             message = f"{len(errors)} of {len(prediction.class_id)} images failed; image {message}"
         super().__init__(message)
         self.errors, self.prediction = errors, prediction
+
+    def __reduce__(self) -> tuple[type[PassError], tuple[Any, ...]]:
+        return type(self), (self.errors, self.prediction)
 
 
 class Answers(NamedTuple):
