@@ -101,7 +101,7 @@ def compare_paths(
     for start in range(0, draws, BLOCK):
         size = min(BLOCK, draws - start)
         picks = rng.integers(0, count, (size, count))
-        weights = np.stack([np.bincount(pick, minlength=count) for pick in picks]).astype(np.float32) / count
+        weights = np.stack([np.bincount(pick, minlength=count) for pick in picks]) / count
         for i, sums in enumerate(weights @ by_image):
             drawn[start + i] = np.subtract(*at(sums))
     tails = [(1 - level) / 2, (1 + level) / 2]
@@ -126,11 +126,11 @@ def anytime_curve(correct: Any) -> Array:
     return 100 * check_correct(array, array.shape).mean(axis=1)
 
 
-def _by_image(levels: Floats, right: NDArray[np.bool_], price: Array, rows: Floats) -> NDArray[np.float32]:
-    """Each image's cost, of the dearest, and correctness at each row: -> float32 ``[N, 2 R]``."""
+def _by_image(levels: Floats, right: NDArray[np.bool_], price: Array, rows: Floats) -> Array:
+    """Each image's cost, of the dearest, and correctness at each row: -> float64 ``[N, 2 R]``."""
     exits = np.stack([_steps(levels, row) for row in rows]).astype(np.intp) - 1
     hits = right[exits, np.arange(levels.shape[1])]
-    return np.concatenate([price[exits], hits]).T.astype(np.float32)
+    return np.concatenate([price[exits], hits]).T
 
 
 def _curve(sums: Array) -> tuple[Array, Array]:

@@ -77,8 +77,10 @@ def check_thresholds(values: Any, steps: int) -> Floats:
 def check_path(rows: Any, steps: int) -> Floats:
     """A table of thresholds, checked row by row: ``[R >= 1, T]`` -> float32 ``[R, T]``; else BudgetError."""
     numbers = as_numbers("thresholds", rows)
-    if numbers.ndim != 2 or not len(numbers) or numbers.shape[1] != steps:
+    if numbers.ndim != 2 or not len(numbers):
         raise BudgetError(f"thresholds: expected a table [R >= 1, {steps}], got shape {list(numbers.shape)}")
+    if numbers.shape[1] != steps:
+        raise BudgetError(f"thresholds: expected {steps} numbers, got shape {list(numbers.shape[1:])}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused
         table = numbers.astype(np.float32)
     if len(odd := table[~np.isfinite(table).all(axis=1)]):

@@ -25,8 +25,9 @@ def register_backbone(name: str, builder: Callable[..., nn.Module]) -> None:
     """Make ``backbone=name`` of a configuration build ``builder(classes, **backbone_args)``.
 
     Arguments are those that the builder names itself (not what goes into a ``**kwargs``), plain words and
-    numbers: a configuration may be a stranger's. The builder returns an :class:`Encoder`, or any image classifier that `torch.fx` can trace and
-    that ends in one linear layer (CondenseNet, for one), which becomes a :class:`TracedEncoder`.
+    numbers: a configuration may be a stranger's. The builder returns an :class:`Encoder`, or any image
+    classifier that `torch.fx` can trace and that ends in one linear layer (CondenseNet, for one), which
+    becomes a :class:`TracedEncoder`.
     """
     if "/" in name and name.split("/", 1)[0] in ("timm", "torchvision"):
         raise ValueError(f"expected a name outside timm/ and torchvision/, got {name!r}")
