@@ -6,14 +6,17 @@ behaviour of the official training script.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gfnet_fast.config import RELEASED, GFNetConfig
-from gfnet_fast.errors import InputError
+from gfnet_fast.errors import InputError, shown
+from gfnet_fast.files import parse_json
+
+LARGEST = 2**63 - 1
+"""The largest whole number of a setting."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,8 @@ class TrainConfig:
         for name in ("seed", "split_seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected at least 0, got {getattr(self, name)}")
-        if not self.action_std > 0:
-            raise InputError(f"action_std: expected more than 0, got {self.action_std}")
+        if not 0 < self.action_std < math.inf:
+            raise InputError(f"action_std: expected more than 0 and finite, got {self.action_std}")
         for name in ("ema", "heldout", "validation"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}: expected 0 or more and less than 1, got {getattr(self, name)}")
@@ -188,7 +191,7 @@ def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]
 
 def _as(hint: Any, value: Any, where: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
-    wrong = InputError(f"{where}: expected {_says(hint)}, got {value!r}")
+    wrong = InputError(f"{where}: expected {_says(hint)}, got {shown(value)}")
     if origin is Literal:
         if value in args:
             return value
@@ -204,10 +207,12 @@ def _as(hint: Any, value: Any, where: str) -> Any:
         raise wrong
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError:
             raise wrong from None
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int and abs(value) > LARGEST:
+        raise wrong
+    if hint is float and type(value) is int:
         return float(value)
     plain = dict if origin is not None and issubclass(origin, Mapping) else hint
     if type(value) is not plain:

@@ -29,6 +29,7 @@ from gfnet_fast.data.folder import (
     read_parts,
 )
 from gfnet_fast.errors import InputError, TrainingError
+from gfnet_fast.files import replacing, write_json
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training.config import model_config
 from gfnet_fast.training.distributed import SharedDraws, World, seed_of
@@ -47,12 +48,14 @@ from gfnet_fast.training.stages import (
 )
 from gfnet_fast.training.start import begin_with, check_job, check_parts, new_model, training_reader
 from gfnet_fast.training.state import (
+    EVALUATION,
+    FAILED,
+    OFFICIAL,
     SETTINGS,
     check_settings,
+    drafts,
     load_checkpoint,
     save_checkpoint,
-    write_json,
-    write_whole,
 )
 from gfnet_fast.training.unroll import Chooser, Views
 
@@ -108,6 +111,8 @@ def train_folder(
         world.barrier()
         if world.rank == 0:
             job.output.mkdir(parents=True, exist_ok=True)
+            for draft in drafts(job.output):
+                draft.unlink()
             write_json(job.output / SETTINGS, settings)
         model.labels = parts.classes
         with (
@@ -310,11 +315,12 @@ class Run:
         assert self.stage is not None
         assert self.batch is not None
         place = {"stage": self.stage.number, "epoch": self.at.epoch, "batch": self.at.batch}
-        name = "-".join(["failed", *(f"{key}{value}" for key, value in place.items())])
+        name = FAILED + "{stage}-epoch{epoch}-batch{batch}".format(**place)
         rank = f"-rank{self.world.rank}" if self.world.size > 1 else ""
         path = self.job.output / f"{name}{rank}.pt"
         content = {**place, "images": self.batch.images, "labels": self.batch.labels}
-        write_whole(path, lambda file: torch.save(content, file))
+        with replacing(path) as file:
+            torch.save(content, file)
         return TrainingError(f"{error}; the batch is in {path}, and the last checkpoint stays")
 
     def finish(self) -> dict[str, Any]:
@@ -338,8 +344,9 @@ class Run:
             model.save_pretrained(output)
             if self.manner.export == "official":
                 official = official_checkpoint(model, official_form(model.config))
-                write_whole(output / "official.pth.tar", lambda file: torch.save(official, file))
-            write_json(output / "evaluation.json", found)
+                with replacing(output / OFFICIAL) as file:
+                    torch.save(official, file)
+            write_json(output / EVALUATION, found)
         return found
 
     def _scores(self, part: Part, chooser: Callable[[int], Chooser] | None = None) -> Scores:

@@ -10,7 +10,9 @@ from types import TracebackType
 from typing import Any
 
 from gfnet_fast.errors import InputError
-from gfnet_fast.training.state import write_whole
+from gfnet_fast.files import write_text
+from gfnet_fast.text import plain
+from gfnet_fast.training.state import METRICS
 
 
 def check_tensorboard() -> None:
@@ -37,9 +39,10 @@ class Progress:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            console = Console(stderr=True)
-            self.bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+            words = TextColumn("{task.description}", markup=False)
+            console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+            options: dict[str, Any] = {"console": console, "transient": True, "redirect_stdout": False}
+            self.bar = Progress(words, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), **options)
             self.bar.start()
             self.task = self.bar.add_task("")
         return self
@@ -56,8 +59,9 @@ class Progress:
         """A line on stderr."""
         if self.quiet:
             return
+        text = plain(text)
         if self.bar is not None:
-            self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.bar.console.print(text, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 
@@ -81,8 +85,7 @@ class Progress:
     def write(self, rows: list[dict[str, Any]]) -> None:
         """metrics.jsonl with just these rows."""
         if self.folder is not None:
-            text = "".join(json.dumps(row) + "\n" for row in rows).encode()
-            write_whole(self.folder / "metrics.jsonl", lambda file: file.write(text))
+            write_text(self.folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _line(row: dict[str, Any]) -> str:

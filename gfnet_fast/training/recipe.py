@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from gfnet_fast.config import GFNetConfig
+from gfnet_fast.files import write_json, write_text
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training.config import TrainConfig
 from gfnet_fast.training.evaluate import (
@@ -35,6 +36,7 @@ from gfnet_fast.training.evaluate import (
     summary,
 )
 from gfnet_fast.training.stages import Report, UniformCrops, train_classifier, train_encoder, train_policy
+from gfnet_fast.training.state import EVALUATION, METRICS
 from gfnet_fast.training.unroll import Chooser, Views
 
 BATCH = 250
@@ -195,17 +197,17 @@ def main(recipe: Recipe, description: str | None) -> None:
     started = time.monotonic()
     recipe = replace(recipe, training=replace(recipe.training, seed=args.seed))
     args.output.mkdir(parents=True, exist_ok=True)
-    with (args.output / "metrics.jsonl").open("w") as log:
+    lines: list[str] = []
 
-        def report(row: dict[str, Any]) -> None:
-            line = json.dumps({"seconds": round(time.monotonic() - started, 1), **row})
-            print(line, file=sys.stderr, flush=True)
-            print(line, file=log, flush=True)
+    def report(row: dict[str, Any]) -> None:
+        lines.append(json.dumps({"seconds": round(time.monotonic() - started, 1), **row}) + "\n")
+        print(lines[-1], end="", file=sys.stderr, flush=True)
+        write_text(args.output / METRICS, "".join(lines))
 
-        model = train(recipe, report)
+    model = train(recipe, report)
     calibrate(recipe, model)
     model.save_pretrained(args.output)
     seconds = round(time.monotonic() - started)
     found = {"seconds": seconds, "recipe": asdict(recipe.training), **evaluate(recipe, model)}
-    (args.output / "evaluation.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_json(args.output / EVALUATION, found)
     print(json.dumps(found, indent=1))

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
-from gfnet_fast.errors import CheckpointError, InputError
+from gfnet_fast.errors import CheckpointError, InputError, reason, shown
+from gfnet_fast.files import DRAFT, read_json, replacing
 
-SETTINGS, CHECKPOINT = "training.json", "checkpoint.pt"
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """A file that appears whole or not at all, and is on the disk when this returns."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_whole(path, lambda file: file.write((json.dumps(value, indent=1) + "\n").encode()))
+SETTINGS, CHECKPOINT, METRICS, EVALUATION = (
+    "training.json",
+    "checkpoint.pt",
+    "metrics.jsonl",
+    "evaluation.json",
+)
+OFFICIAL, FAILED = "official.pth.tar", "failed-stage"
+MODEL = "model.safetensors", "config.json", "thresholds.json"
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -41,20 +28,30 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     """
     path = folder / SETTINGS
     inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    begun = {SETTINGS, SETTINGS + ".part", *(["tensorboard"] if SETTINGS in inside else [])}
+    inside -= {path.name for path in drafts(folder)}
+    begun = {SETTINGS, *(["tensorboard"] if SETTINGS in inside else [])}
     if inside <= begun and (folder.is_dir() or not folder.exists()):
         return
     if SETTINGS not in inside:
         raise InputError(f"{folder}: expected a new folder, or one of a run to go on with, got another")
     try:
-        known = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path}: expected the settings of a run, got {error}") from error
+        known = read_json(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected the settings of a run, got {reason(error)}") from error
     theirs, ours = _flat(known), _flat(json.loads(json.dumps(settings)))
     odd = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
     if odd:
-        lines = "; ".join(f"{name} {theirs.get(name)!r}, got {ours.get(name)!r}" for name in odd)
+        lines = "; ".join(f"{name} {shown(theirs.get(name))}, got {shown(ours.get(name))}" for name in odd)
         raise InputError(f"{folder}: a run with other settings is in it: expected {lines}")
+
+
+def drafts(folder: Path) -> list[Path]:
+    """Files of a run that it was killed in the middle of writing; nothing reads them."""
+    if not folder.is_dir():
+        return []
+    names = tuple(f"{name}." for name in (SETTINGS, CHECKPOINT, METRICS, EVALUATION, OFFICIAL, *MODEL))
+    found = [path for path in folder.iterdir() if path.name.endswith(DRAFT)]
+    return [path for path in found if path.name.startswith((*names, FAILED))]
 
 
 def _flat(values: Any, name: str = "") -> dict[str, Any]:
@@ -66,7 +63,8 @@ def _flat(values: Any, name: str = "") -> dict[str, Any]:
 
 
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
-    write_whole(folder / CHECKPOINT, lambda file: torch.save(content, file))
+    with replacing(folder / CHECKPOINT) as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
@@ -77,7 +75,6 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in whatever way its bytes lead to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{path}: expected a checkpoint of a run, got a damaged one ({reason})"
+            f"{path}: expected a checkpoint of a run, got a damaged one ({reason(error)})"
         ) from error

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from gfnet_fast.errors import CheckpointError, InputError
+from gfnet_fast.files import write_json
 from gfnet_fast.training import folder
 from gfnet_fast.training.folder import Interrupted
 from gfnet_fast.training.job import Manner
-from gfnet_fast.training.state import check_settings, write_json
+from gfnet_fast.training.state import check_settings
 from tests.training.folder_helpers import QUIET, assert_bit_equal, train, weights, write_pictures
 
 # Everything that has a state of its own: average, augmentation, parts of batches.
@@ -184,9 +185,11 @@ def test_kill_9_in_the_middle_of_a_checkpoint(data, undisturbed, tmp_path):
     command = [sys.executable, "-c", KILLED_IN_A_WRITE, str(data), str(output)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert (output / "checkpoint.pt.part").stat().st_size > 1000
+    (draft,) = output.glob("checkpoint.pt.*.part")
+    assert draft.stat().st_size > 1000
     torch.load(output / "checkpoint.pt", weights_only=True)
     train(data, output, **SETTINGS)
+    assert not list(output.glob("*.part"))
     assert_same_end(output, undisturbed)
 
 

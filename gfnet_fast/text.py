@@ -1,0 +1,23 @@
+"""Text that somebody else chose: names of files, classes, models and machines, as a person gets to see it."""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Zero-width non-joiner and joiner: format characters that words and emoji are written with.
+_JOINERS = "\u200c\u200d"
+
+
+def plain(text: str, encoding: str = "utf-8") -> str:
+    r"""One line for a terminal or a page: what does not print there is shown as Python writes it.
+
+    Escape sequences, line ends, marks that turn the direction of writing, lone surrogates and whatever
+    `encoding` lacks: ``"a\nb"`` becomes ``r"a\nb"``. Spaces of every kind stay.
+    """
+    if not text.isprintable():
+        text = "".join(c if _prints(c) else c.encode("unicode_escape").decode() for c in text)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _prints(character: str) -> bool:
+    return character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs"
