@@ -27,7 +27,7 @@ from gfnet_fast import __version__
 from gfnet_fast.engine.eager import EagerEngine
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.prepare import Prepared, best_time, compiled, compiling
-from gfnet_fast.errors import BudgetError, GFNetError
+from gfnet_fast.errors import BudgetError, GFNetError, InputError, shown
 from gfnet_fast.evaluation import CHUNK, Array, time_in_turn
 from gfnet_fast.exits import ALWAYS, NEVER, Calibration, device_name, exit_steps
 from gfnet_fast.exits.path import position_of
@@ -35,7 +35,7 @@ from gfnet_fast.exits.rule import Floats
 from gfnet_fast.intervals import wilson
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.macs import static_macs
-from gfnet_fast.tables import merge_rows
+from gfnet_fast.tables import check_table, merge_rows
 
 RUN = ("model", "machine", "batch", "data")
 """What rows of one run have in common; a later run takes their place."""
@@ -374,6 +374,16 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     except OSError:
         return ""
+
+
+def check_csv(path: Path) -> None:
+    """Raise InputError where rows cannot be written into a table by :func:`merge_csv`."""
+    for number, row in enumerate(check_table(path, FIELDS), 1):
+        try:
+            _order(row)
+        except ValueError:
+            got = shown(row["budget_macs"])
+            raise InputError(f"{path}: row {number}: budget_macs: expected a number, got {got}") from None
 
 
 def merge_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

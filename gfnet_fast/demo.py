@@ -16,11 +16,13 @@ from gfnet_fast.checkpoints import load
 from gfnet_fast.errors import InputError
 from gfnet_fast.exits import Budget
 from gfnet_fast.figure import draw_exits
+from gfnet_fast.files import replacing
 from gfnet_fast.intervals import wilson
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.macs import static_macs
 from gfnet_fast.predictor import Predictor
 from gfnet_fast.results import Prediction
+from gfnet_fast.text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +74,7 @@ def run_demo(
     from rich.console import Console
 
     output = Path(output)
-    if output.suffix.lower() != ".png" or not output.parent.is_dir():
+    if output.suffix.lower() != ".png" or not output.parent.is_dir() or output.is_dir():
         raise InputError(f"output: expected a .png file in a folder that exists, got {output}")
     if count < 1:
         raise InputError(f"count: expected at least 1, got {count}")
@@ -82,7 +84,7 @@ def run_demo(
     if config.image_size != task.canvas or config.classes != 10:
         expected = f"a model of {task.canvas} px images and 10 classes"
         raise InputError(f"model: expected {expected}, got {config.image_size} px and {config.classes}")
-    remarks = Console(stderr=True, highlight=False)
+    remarks = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     early, whole = Predictor(model), Predictor(model, budget=Budget(max_steps=config.steps))
     first = Predictor(model, budget=Budget(max_steps=1))
 
@@ -142,7 +144,7 @@ def run_demo(
         "exits": _exits(prediction, labels, early.thresholds, config.macs),
         "output": str(output),
     }
-    _print(facts, console or Console(highlight=False))
+    _print(facts, console or Console(highlight=False, markup=False, emoji=False))
 
     cpu = Prediction(*(t.cpu() for t in prediction))
     picture = draw_exits(
@@ -154,8 +156,9 @@ def run_demo(
         patch_size=config.patch_size,
         macs=config.macs,
     )
-    picture.save(output)
-    remarks.print(f"wrote {output}: the first images to leave at each step, not chosen")
+    with replacing(output) as file:
+        picture.save(file, "PNG")
+    remarks.print(f"wrote {plain(str(output))}: the first images to leave at each step, not chosen")
     return facts
 
 
@@ -228,6 +231,10 @@ def _exits(
 def _print(facts: dict[str, Any], console: Console) -> None:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
+
+    def two(first: str, second: str) -> Text:
+        return Text.assemble(first, "\n", (second, "dim"))
 
     seconds = {"early exit": "default thresholds", "full image": "local backbone [1]"}
     title = (
@@ -247,11 +254,11 @@ def _print(facts: dict[str, Any], console: Console) -> None:
         low, high = row["interval"]
         slow, fast = row["quartiles"]
         table.add_row(
-            f"{row['name']}\n[dim]{seconds.get(row['name'], 'the same model')}[/]".replace("[1]", "\\[1]"),
-            f"{100 * row['accuracy']:.1f}\n[dim]{100 * low:.1f} to {100 * high:.1f}[/]",
+            two(row["name"], seconds.get(row["name"], "the same model")),
+            two(f"{100 * row['accuracy']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"),
             "-" if row["mean_steps"] is None else f"{row['mean_steps']:.2f}",
             f"{row['mean_macs'] / 1e6:.1f}",
-            f"{row['images_per_second']:.0f}\n[dim]{slow:.0f} to {fast:.0f}[/]",
+            two(f"{row['images_per_second']:.0f}", f"{slow:.0f} to {fast:.0f}"),
             f"{row['ratio']:.2f}x",
         )
     console.print(table)
@@ -261,7 +268,7 @@ def _print(facts: dict[str, Any], console: Console) -> None:
         console.print(f"exit at step {exit['step']}: {exit['images']} images ({share:.1f} %){right}")
     full = facts["rows"][-1]["images"]
     console.print(
-        f"\n\\[1] The local backbone and its own linear head on {full} of the canvases at full size. That "
+        f"\n[1] The local backbone and its own linear head on {full} of the canvases at full size. That "
         "head was trained on patches, not on full images: its accuracy is no fair baseline, its cost is.\n"
         f"Times: {facts['device']}, float32, {facts['threads']} threads, batches of {facts['batch']} "
         f"({facts['full_batch']} for the full image, where it is faster); uint8 canvases in, classes out; "

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gfnet_fast.errors import InputError
 from gfnet_fast.results import Prediction
+from gfnet_fast.text import plain
 
 WIDTH = 1400
 MARGIN, GAP = 20, 18
@@ -248,7 +249,7 @@ def _caption(
 ) -> None:
     """Two lines below an image: the answer and whether it is right; its confidence and the threshold."""
     x, y = corner[0] - FRAME, corner[1] + layout.side + FRAME + 6
-    name, true_name = (str(k) if names is None else names[k] for k in (answer, truth))
+    name, true_name = (str(k) if names is None else plain(names[k]) for k in (answer, truth))
     colour = RIGHT if answer == truth else WRONG
     verdict = "right" if answer == truth else f"wrong, it is {true_name}"
     draw.text((x, y), name, INK, _font(20))

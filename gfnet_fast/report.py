@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gfnet_fast import tables
-from gfnet_fast.errors import GFNetError, InputError
+from gfnet_fast.errors import GFNetError, InputError, reason, shown
+from gfnet_fast.files import parse_json, read_text
+from gfnet_fast.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,18 @@ Row = Mapping[str, Any]
 
 BENCH = ("model", "way", "images_per_second", "mean_macs", "accuracy")
 TRAINING = ("stage", "epoch")
+# What is drawn or shown as a number; the second ones may be missing.
+NUMBERS = {
+    BENCH: (
+        BENCH[2:],
+        ("budget_macs", "mean_steps", "accuracy_low", "accuracy_high", "p25_ms", "p50_ms", "p75_ms", "ideal",
+         "agreement"),
+    ),
+    TRAINING: (TRAINING, ("loss", "accuracy", "reward")),
+}  # fmt: skip
+CURVES = ("loss", "accuracy", "reward")
+LARGEST = 1e18
+MOST_STEPS, MOST_SECTIONS = 100, 100
 SECTION = ("model", "machine", "batch", "data")
 INK, FAINT, RULE = "#1f2328", "#656d76", "#d0d7de"
 COLOURS = {"engine": "#0969da", "eager": "#bc4c00", "official": "#57606a", "static": "#8250df"}
@@ -42,44 +54,53 @@ class ReportError(GFNetError, RuntimeError):
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a .csv or .jsonl file, of a benchmark or of training.
 
-    Raises InputError on another file, and on rows of neither kind.
+    Raises InputError on another file, on rows of neither kind, and on numbers that cannot be drawn.
     """
     if path.suffix.lower() not in (".csv", ".jsonl"):
         raise InputError(f"{path}: expected a .csv or .jsonl file, got {path.suffix or 'no suffix'}")
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: expected a file, got none of that name")
     if path.suffix.lower() == ".csv":
         rows = tables.read_rows(path)
     else:
         try:
-            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-        except ValueError as error:
-            raise InputError(f"{path}: expected a JSON object a line, got {error}") from None
+            rows = [parse_json(line) for line in read_text(path).splitlines() if line.strip()]
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: expected a JSON object a line, got {reason(error)}") from None
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not any(set(kind) <= set(row) for kind in (BENCH, TRAINING)):
-            expected = f"columns {', '.join(BENCH)} of a benchmark, or {' and '.join(TRAINING)} of training"
-            raise InputError(f"{path}: row {number}: expected {expected}, got others")
+        _check(row, f"{path}: row {number}")
     if not rows:
         raise InputError(f"{path}: expected rows, got none")
     return rows
 
 
-def write_report(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
-    """Write the page; it appears whole or not at all. See :func:`draw_report`."""
-    path = Path(path)
-    check_page(path)
-    text = draw_report(rows)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+def _check(row: Any, where: str) -> None:
+    """Raise InputError on a row of neither kind, or with a number that cannot be drawn."""
+    kind = next((kind for kind in NUMBERS if isinstance(row, dict) and set(kind) <= set(row)), None)
+    if kind is None:
+        expected = f"columns {', '.join(BENCH)} of a benchmark, or {' and '.join(TRAINING)} of training"
+        raise InputError(f"{where}: expected {expected}, got others")
+    needed, others = NUMBERS[kind]
+    for name in (*needed, *(name for name in others if row.get(name) not in (None, ""))):
+        many = kind is TRAINING and name in CURVES and isinstance(row[name], list)
+        values = row[name] if many else [row[name]]
+        if not 1 <= len(values) <= MOST_STEPS:
+            raise InputError(f"{where}: {name}: expected 1 to {MOST_STEPS} numbers, got {len(values)}")
+        if odd := [value for value in values if not _can_be_drawn(value)]:
+            expected = f"a number from {-LARGEST:g} to {LARGEST:g}"
+            raise InputError(f"{where}: {name}: expected {expected}, got {shown(odd[0])}")
+    for share in str(row.get("shares") or 0).split("/") if kind is BENCH else ():
+        if not _can_be_drawn(share):
+            raise InputError(f"{where}: shares: expected numbers with / between, got {shown(row['shares'])}")
 
 
-def check_page(path: Path) -> None:
-    """Raise InputError where no page can be written."""
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: expected a folder that exists to write into, got {path.parent}")
-    if path.is_dir():
-        raise InputError(f"{path}: expected a file to write, got a folder")
+def _can_be_drawn(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return False
+    try:
+        return abs(float(value)) <= LARGEST  # not so for NaN
+    except (ValueError, OverflowError):
+        return False
 
 
 def check_drawing() -> None:
@@ -98,9 +119,11 @@ def draw_report(rows: Sequence[Row]) -> str:
     ReportError
         Without matplotlib.
     InputError
-        On numbers that cannot be read.
+        On rows of another kind, and on numbers that cannot be drawn.
     """
     check_drawing()
+    for number, row in enumerate(rows, 1):
+        _check(row, f"row {number}")
     import matplotlib as mpl
     from jinja2 import Environment
 
@@ -110,21 +133,25 @@ def draw_report(rows: Sequence[Row]) -> str:
         "grid.color": RULE, "grid.linewidth": 0.5, "axes.axisbelow": True, "text.color": INK,
         "axes.labelcolor": FAINT, "xtick.color": FAINT, "ytick.color": FAINT, "axes.titlesize": 10,
         "axes.titlelocation": "left", "axes.titlecolor": INK, "legend.frameon": False,
+        "text.parse_math": False,
     }  # fmt: skip
     bench: dict[tuple[str, ...], list[Row]] = {}
     stages: dict[str, list[Row]] = {}
     for row in rows:
         if set(BENCH) <= set(row):
-            bench.setdefault(tuple(str(row.get(name, "")) for name in SECTION), []).append(row)
+            bench.setdefault(tuple(_told(row, SECTION).values()), []).append(row)
         else:
-            name = f"stage {row['stage']}" + (f", {row['what']}" if row.get("what") else "")
+            name = f"stage {row['stage']}" + (f", {plain(str(row['what']))}" if row.get("what") else "")
             stages.setdefault(name, []).append(row)
+    if len(bench) + len(stages) > MOST_SECTIONS:
+        expected = f"at most {MOST_SECTIONS} models, machines, data sets and stages"
+        raise InputError(f"rows: expected {expected}, got {len(bench) + len(stages)}")
     try:
         with mpl.rc_context(style):
             sections = [_section(group) for group in bench.values()]
             training = [(name, _training(name, group)) for name, group in stages.items()]
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"rows: expected numbers of a benchmark or of training, got {error!r}") from error
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise InputError(f"rows: expected those of a benchmark or of training, got {error!r}") from error
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
     return page.render(sections=sections, training=training, columns=COLUMNS)
 
@@ -136,14 +163,18 @@ def _section(rows: Sequence[Row]) -> dict[str, Any]:
         ("Where images leave", _histogram(rows)),
         ("What each technique adds", _ladder(rows)),
     ]
-    facts = {name: rows[0].get(name, "") for name in (*SECTION, "torch", "version", "commit")}
+    facts = _told(rows[0], (*SECTION, "torch", "version", "commit"))
     return {"facts": facts, "charts": charts, "table": [_cells(row) for row in rows]}
+
+
+def _told(row: Row, names: Iterable[str]) -> dict[str, str]:
+    return {name: plain(str(row.get(name, ""))) for name in names}
 
 
 def _name(row: Row) -> str:
     """What a curve or a point is called; what goes without saying is left out."""
-    extra = [str(row.get("prepared", "")), str(row.get("dtype", "")).replace("float32", "")]
-    return f"{row['way']} ({', '.join(part for part in extra if part)})"
+    way, prepared, dtype = _told(row, ("way", "prepared", "dtype")).values()
+    return f"{way} ({', '.join(part for part in (prepared, dtype.replace('float32', '')) if part)})"
 
 
 def _series(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -208,7 +239,7 @@ def _ladder(rows: Sequence[Row]) -> str:
     rungs = [(text, row) for way, text in LADDER for row in rows if _rung(row, way)]
     seen = {id(row) for _, row in rungs}
     own = [row for row in rows if row["way"] == "engine" and row.get("default") and id(row) not in seen]
-    rungs += [(f"in {row['dtype']}, {row['prepared']}", row) for row in own]
+    rungs += [("in {dtype}, {prepared}".format(**_told(row, ("dtype", "prepared"))), row) for row in own]
     rungs += [("static: the backbone on the full image", row) for row in rows if row["way"] == "static"]
     figure, (axes,) = _figure(NARROW)
     speeds = [float(row["images_per_second"]) for _, row in rungs]
@@ -234,7 +265,7 @@ def _rung(row: Row, way: str) -> bool:
 
 def _training(name: str, rows: Sequence[Row]) -> str:
     """Loss, accuracy and reward by epoch, as far as the stage reports them."""
-    shown = [key for key in ("loss", "accuracy", "reward") if any(row.get(key) is not None for row in rows)]
+    shown = [key for key in CURVES if any(row.get(key) is not None for row in rows)]
     figure, panels = _figure(WIDE, max(len(shown), 1))
     for axes, key in zip(panels, shown, strict=False):
         told = [row for row in rows if row.get(key) is not None]
@@ -292,7 +323,7 @@ def _cells(row: Row) -> list[str]:
         _name(row), shown("budget_macs", ".2f", 1e-6) + star, shown("mean_macs", ".2f", 1e-6),
         shown("mean_steps", ".2f"),
         f"{shown('accuracy', '.2f')} ({shown('accuracy_low', '.1f')} to {shown('accuracy_high', '.1f')})",
-        speed, spread, shown("ideal", ".0%"), shown("agreement", ".2%"), str(row.get("images", "")),
+        speed, spread, shown("ideal", ".0%"), shown("agreement", ".2%"), plain(str(row.get("images", ""))),
     ]  # fmt: skip
 
 

@@ -1,26 +1,38 @@
-"""Tables of measurements: CSV files whose rows are found again by a key."""
+"""Tables of measurements: CSV files whose rows are found again by a key.
+
+Names of models, machines and data come from elsewhere: a text that a spreadsheet would take for a formula has
+an apostrophe before it in the file.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gfnet_fast.errors import InputError
+from gfnet_fast.errors import InputError, reason
+from gfnet_fast.files import read_text, write_bytes
 
 Row = Mapping[str, Any]
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a table; none where there is no file. Raises InputError on a file that is no table."""
-    if not path.exists():
-        return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: expected a table, got {error}") from None
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: expected a table, got {reason(error)}") from None
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise InputError(f"{path}: row {number}: expected as many cells as the head has, got others")
+    return [{name: _unguarded(cell) for name, cell in row.items()} for row in rows]
 
 
 def check_table(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
@@ -52,9 +64,26 @@ def merge_rows(
     new = list(rows)
     named = {key_of(row) for row in new}
     table = [row for row in check_table(path, fields) if key_of(row) not in named] + new
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fields, lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(sorted(table, key=order or key_of))
-    part.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fields, lineterminator="\n", restval="")
+    writer.writeheader()
+    for row in sorted(table, key=order or key_of):
+        writer.writerow({name: _guarded(cell) for name, cell in row.items()})
+    write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def _guarded(cell: Any) -> Any:
+    """A cell as it stands in a file; see :func:`_unguarded`."""
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) and not _is_number(cell) else cell
+
+
+def _unguarded(cell: Any) -> Any:
+    return cell[1:] if isinstance(cell, str) and cell[:1] == "'" and _FORMULA.match(cell) else cell
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
