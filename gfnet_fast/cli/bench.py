@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gfnet_fast.cli.app import app, model_path
-from gfnet_fast.cli.calibrate import DATA_HELP, plain_table, wide_console
+from gfnet_fast.cli.app import LARGEST_SEED, Quiet, app, model_path
+from gfnet_fast.cli.calibrate import DATA_HELP
+from gfnet_fast.cli.console import plain_table, results_console
+from gfnet_fast.cli.output import check_file, opened
+from gfnet_fast.cli.process import say
+from gfnet_fast.text import plain
 
 
 @app.command()
@@ -33,56 +36,61 @@ def bench(
     baselines: Annotated[
         int, typer.Option(min=1, help="Images for the official way and the full image.")
     ] = 128,
-    seed: Annotated[int, typer.Option(help="Which images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Which images.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     compile: Annotated[
         bool, typer.Option("--compile", help="Compiled contenders too; takes minutes.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Accuracy, multiply-adds and images a second of every budget, beside the ways this replaces.
 
     This engine, per-batch boolean indexing, all steps, the official way and the backbone on full images: one
     process, in turn, round after round, after a check that the answers are those of the plain model.
     """
+    console = results_console()
+    if html is not None:
+        check_file("html", html, images=[data], files=[] if csv is None else [csv], model=model)
+    if csv is not None:
+        check_file("csv", csv, images=[data], model=model)
     import torch
 
-    from gfnet_fast.benchmark import FIELDS, Options, merge_csv, run_benchmark
+    from gfnet_fast.benchmark import Options, check_csv, merge_csv, run_benchmark
     from gfnet_fast.checkpoints import load
     from gfnet_fast.data.labelled import open_labelled
     from gfnet_fast.evaluation import chunks, shuffled
     from gfnet_fast.predictor import Predictor
-    from gfnet_fast.report import check_drawing, check_page, write_report
-    from gfnet_fast.tables import check_table
+    from gfnet_fast.report import check_drawing, draw_report
 
     if html is not None:
-        check_page(html)
         check_drawing()
     if csv is not None:
-        check_table(csv, FIELDS)
+        check_csv(csv)
 
-    def say(text: str) -> None:
+    def remark(text: str) -> None:
         if not quiet:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     predictor = Predictor(load(model_path(model)), device=device, batch=batch)
     network = predictor.model
     labelled = open_labelled(data, network, split="test", count=images, seed=300 + seed)
     picked = shuffled(len(labelled.labels), images, seed)
-    say(f"reading {len(picked)} images")
+    remark(f"reading {len(picked)} images")
     pixels = torch.cat([labelled.images(rows) for rows in chunks(picked)]).to(network.device)
     options = Options(budgets, predictor.batch, rounds, baselines, compile)
-    rows = run_benchmark(network, pixels, labelled.labels[picked], options, say=say)
-    _print(rows)
+    rows = run_benchmark(network, pixels, labelled.labels[picked], options, say=remark)
+    _print(console, rows)
     if csv is not None:
         merge_csv(csv, rows)
-        say(f"wrote {csv}")
+        remark(f"wrote {csv}")
     if html is not None:
-        write_report(rows, html)
-        say(f"wrote {html}")
+        page = draw_report(rows)
+        with opened(html) as out:
+            out.write(page)
+        remark(f"wrote {html}")
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
+def _print(console: Any, rows: list[dict[str, Any]]) -> None:
     columns = (
         "M mult-adds",
         "steps",
@@ -106,10 +114,9 @@ def _print(rows: list[dict[str, Any]]) -> None:
         macs, accuracy = f"{float(row['mean_macs']) / 1e6:.2f}", f"{float(row['accuracy']):.2f}"
         cells = macs, steps, accuracy, f"{speed:.0f}", quartiles, ideal, f"{speed / base:.2f}"
         table.add_row(name, *cells, str(row["images"]))
-    console = wide_console()
     console.print(table)
     about = rows[0]
     console.print(
-        f"{about['machine']}; batches of up to {about['batch']}, {about['rounds']} "
+        f"{plain(about['machine'])}; batches of up to {about['batch']}, {about['rounds']} "
         "rounds; *: the model's default budget; static: its cost counts, its head was trained on patches"
     )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gfnet_fast.cli.app import app, model_path
+from gfnet_fast.cli.app import LARGEST_SEED, Quiet, app, finite, model_path
+from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
+from gfnet_fast.cli.output import check_new
+from gfnet_fast.cli.process import say
 from gfnet_fast.errors import InputError
+from gfnet_fast.text import plain
 
 if TYPE_CHECKING:
     from gfnet_fast.evaluation import MeasuredCosts, Steps
@@ -39,7 +40,12 @@ def calibrate(
     method: Annotated[Method, typer.Option(help="Search for the thresholds.")] = Method.joint,
     holdout: Annotated[
         float,
-        typer.Option(min=0, max=0.9, help="Share of the images kept from the search, to judge it on them."),
+        typer.Option(
+            min=0,
+            max=0.9,
+            help="Share of the images kept from the search, to judge it on them.",
+            callback=finite,
+        ),
     ] = 0.0,
     time: Annotated[bool, typer.Option("--time", help="Measure this device's costs too.")] = False,
     time_images: Annotated[
@@ -50,15 +56,18 @@ def calibrate(
     images: Annotated[
         int | None, typer.Option(min=2, help=f"At most so many images; {DIGITS} digits without it.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of images and of the search.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of the choice of images and of the search.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="Of the timed runs: auto, float32, bfloat16, float16.")] = "auto",
     batch: Annotated[int | None, typer.Option(min=1, help="Largest batch of the timed runs.")] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Time compiled networks.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find thresholds for every budget on labelled images, and write them into the model's folder."""
-    target = _target(model, output)
+    target = _target(model, data, output)
+    console = results_console()
     import torch
 
     from gfnet_fast.checkpoints import load, save
@@ -101,19 +110,15 @@ def calibrate(
     else:
         network.calibration = calibration
         save(network, output)
-    _print(calibration, found, judged, costs)
-    print(
-        f"wrote {target}: {len(calibration.thresholds)} rows from {calibration.count} images", file=sys.stderr
-    )
+    if not quiet:
+        say(f"wrote {target}: {len(calibration.thresholds)} rows from {calibration.count} images")
+    _print(console, calibration, found, judged, costs)
 
 
-def _target(model: str, output: Path | None) -> Path:
+def _target(model: str, data: str, output: Path | None) -> Path:
     """Where the thresholds go."""
     if output is not None:
-        if output.exists():
-            raise InputError(f"{output}: expected a path where nothing is yet, got one that exists")
-        if not output.parent.is_dir():
-            raise InputError(f"{output}: expected a folder that exists to write into, got {output.parent}")
+        check_new("output", output, model=model, folder=data)
         return output / "thresholds.json"
     if model_path(model) != model or not Path(model).is_dir():
         what = "one that came with the package" if model_path(model) != model else "a file, or nothing"
@@ -123,12 +128,13 @@ def _target(model: str, output: Path | None) -> Path:
     return Path(model) / "thresholds.json"
 
 
-def _print(calibration: Calibration, found: Steps, judged: Steps | None, costs: MeasuredCosts | None) -> None:
+def _print(
+    console: Any, calibration: Calibration, found: Steps, judged: Steps | None, costs: MeasuredCosts | None
+) -> None:
     from gfnet_fast.evaluation import spread
     from gfnet_fast.exits import compare_paths, official_shares, thresholds_for_shares
     from gfnet_fast.exits.official import evaluate_rows
 
-    console = wide_console()
     assert calibration.shares is not None
     assert calibration.mean_macs is not None
     picks = spread(ROWS, len(calibration.thresholds))
@@ -151,7 +157,7 @@ def _print(calibration: Calibration, found: Steps, judged: Steps | None, costs: 
         table.add_row(str(row), *cells)
     console.print(table)
     for note in calibration.notes:
-        console.print(note)
+        console.print(plain(note))
     if judged is not None:
         off = 100 * abs(kept.mean_cost / calibration.mean_macs - 1)
         count = judged.confidences.shape[1]
@@ -174,46 +180,11 @@ def _print(calibration: Calibration, found: Steps, judged: Steps | None, costs: 
 
 def _print_costs(console: Any, calibration: Calibration, costs: MeasuredCosts) -> None:
     listed = " / ".join(f"{ms:.3f}" for ms in costs.table.milliseconds)
-    console.print(f"milliseconds of an image that leaves at each step: {listed} ({costs.table.device})")
+    console.print(
+        f"milliseconds of an image that leaves at each step: {listed} ({plain(costs.table.device)})"
+    )
     table = plain_table("", "ms requested", "ms realised", "off, %")
     for asked, took in zip(costs.requested, costs.realised, strict=True):
         table.add_row("", f"{asked:.3f}", f"{took:.3f}", f"{100 * (took / asked - 1):+.2f}")
     console.print(table)
     console.print(f"the costs explain the runs they were fitted on within {100 * costs.residual:.2f} %")
-
-
-def wide_console() -> Any:
-    """Where tables go: stdout, as wide as the terminal, or as they need where it is none."""
-    from rich.console import Console
-
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-
-
-def plain_table(*columns: str) -> Any:
-    """A rich table with right-aligned columns, the first one aside."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left")
-    return table
-
-
-def per_cent(shares: Any) -> str:
-    """``[.5, .3, .2]`` -> ``50 / 30 / 20``."""
-    return " / ".join(f"{100 * share:.0f}" for share in shares)
-
-
-@contextmanager
-def progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], object]]:
-    """A bar on stderr, where that is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.advance(task, done)

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from gfnet_fast.cli.app import app, model_path
-from gfnet_fast.errors import InputError
+from gfnet_fast.cli.console import results_console
+from gfnet_fast.cli.output import check_new
+from gfnet_fast.text import plain
 
 
 class Form(str, Enum):
@@ -21,7 +23,7 @@ class Form(str, Enum):
 @app.command()
 def info(path: Annotated[str, typer.Argument(help="Checkpoint file or folder, or 'digits'.")]) -> None:
     """Say what a checkpoint holds."""
-    from rich.console import Console
+    console = results_console()
     from rich.table import Table
 
     from gfnet_fast.checkpoints import load
@@ -30,7 +32,6 @@ def info(path: Annotated[str, typer.Argument(help="Checkpoint file or folder, or
     model = load(model_path(path))
     config = model.config
     assert config.macs is not None
-    console = Console(highlight=False)
     facts = {
         "name": config.name,
         "backbone": config.backbone + (f" {dict(config.backbone_args)}" if config.backbone_args else ""),
@@ -47,7 +48,7 @@ def info(path: Annotated[str, typer.Argument(help="Checkpoint file or folder, or
     }
     grid = Table.grid(padding=(0, 2))
     for key, value in facts.items():
-        grid.add_row(key, value)
+        grid.add_row(key, plain(value))
     console.print(grid)
     table = Table("exit step", "M multiply-adds", "threshold")
     for step, (macs, threshold) in enumerate(
@@ -69,18 +70,15 @@ def convert(
     ] = Form.native,
 ) -> None:
     """Write a checkpoint in another form."""
+    check_new("target", target, model=source)
     import torch
 
     from gfnet_fast.checkpoints import load, official_checkpoint, save
+    from gfnet_fast.files import replacing
 
-    if target.exists():
-        raise InputError(f"{target}: expected a path where nothing is yet, got one that exists")
-    if not target.parent.is_dir():
-        raise InputError(f"{target}: expected a folder that exists to write into, got {target.parent}")
     model = load(model_path(source))
     if to is Form.native:
         save(model, target)
     else:
-        part = target.with_name(target.name + ".part")
-        torch.save(official_checkpoint(model, to.value), part)
-        part.replace(target)
+        with replacing(target) as file:
+            torch.save(official_checkpoint(model, to.value), file)

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from gfnet_fast.cli.app import FAILED, app, model_path
-from gfnet_fast.cli.calibrate import DATA_HELP, per_cent, plain_table, progress, wide_console
+from gfnet_fast.cli.app import LARGEST_SEED, Quiet, app, finite, model_path
+from gfnet_fast.cli.calibrate import DATA_HELP
+from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
+from gfnet_fast.cli.process import FAILED, say
 
 DIGITS = 4000
 
@@ -31,19 +33,21 @@ def evaluate(
         typer.Option(
             min=0,
             help="Fail (status 1) where an accuracy is so many points off the one that the model states.",
+            callback=finite,
         ),
     ] = None,
     images: Annotated[
         int | None, typer.Option(min=1, help=f"At most so many, at random; {DIGITS} digits without it.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Which ones.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Accuracy of each step (anytime) and of each budget, beside what the model itself states.
 
     All steps of all images are computed, and the exits follow from them, as in the official evaluation.
     """
+    console = results_console()
     from gfnet_fast.checkpoints import load
     from gfnet_fast.data.labelled import open_labelled
     from gfnet_fast.evaluation import shuffled, stored_anytime, trace_steps
@@ -60,7 +64,7 @@ def evaluate(
     if format is Shape.json:
         print(json.dumps(facts, indent=1))
     else:
-        _print(facts, rows)
+        _print(console, facts, rows)
     if check is not None:
         _check(facts, check)
 
@@ -114,10 +118,9 @@ def _number(value: float) -> float | None:
     return None if value != value else float(value)
 
 
-def _print(facts: dict[str, Any], rows: int) -> None:
+def _print(console: Any, facts: dict[str, Any], rows: int) -> None:
     from gfnet_fast.evaluation import spread
 
-    console = wide_console()
     table = plain_table("anytime: step", "M multiply-adds", "accuracy, %", "95 % interval", "stated")
     for row in facts["anytime"]:
         low, high = row["interval"]
@@ -157,13 +160,9 @@ def _pairs(facts: dict[str, Any]) -> list[tuple[float, float]]:
 
 
 def _check(facts: dict[str, Any], most: float) -> None:
-    import sys
-
     pairs = _pairs(facts)
     far = [pair for pair in pairs if abs(pair[0] - pair[1]) > most]
     if far or not pairs:
         what = f"{len(far)} of {len(pairs)} farther off" if pairs else "a model that states none"
-        print(
-            f"check: expected accuracies within {most:g} points of those stated, got {what}", file=sys.stderr
-        )
+        say(f"check: expected accuracies within {most:g} points of those stated, got {what}")
         raise typer.Exit(FAILED)

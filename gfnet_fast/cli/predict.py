@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gfnet_fast.cli.app import SOME_FAILED, app, model_path
+from gfnet_fast.cli.app import Quiet, app, model_path
+from gfnet_fast.cli.console import progress
+from gfnet_fast.cli.output import check_file, opened
+from gfnet_fast.cli.process import SOME_FAILED, say
+from gfnet_fast.text import plain
 
 if TYPE_CHECKING:
     from gfnet_fast.exits import Budget
@@ -23,6 +26,7 @@ class Format(str, Enum):
     jsonl = "jsonl"
 
 
+NAME = 24
 MODEL_HELP = "Checkpoint file or folder; 'digits' is the model that comes with the package."
 
 
@@ -31,7 +35,9 @@ def predict(
     sources: Annotated[list[str], typer.Argument(help="Image files, folders or globs.", show_default=False)],
     model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)],
     format: Annotated[Format, typer.Option("--format", "-f", help="How results are written.")] = Format.table,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file instead of stdout; it appears at the end.")
+    ] = None,
     thresholds: Annotated[str | None, typer.Option(help="T exit thresholds, e.g. 0.8,0.7,-1e8.")] = None,
     macs: Annotated[float | None, typer.Option(help="Budget: mean multiply-adds an image.")] = None,
     latency_ms: Annotated[
@@ -53,14 +59,16 @@ def predict(
     batch: Annotated[
         int | None, typer.Option(min=1, help="The largest batch.", show_default="64, GPU 128")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Classify images; each takes as many steps as it needs.
 
     An image that cannot be used is reported in its place, the others go on, and the exit status is 3.
     """
-    if output is not None and any(output.resolve() == Path(source).resolve() for source in sources):
-        raise typer.BadParameter(f"output: expected another file than the images, got {output}")
+    if output is None:
+        sys.stdout.write("")  # before any work: a closed one says so
+    else:
+        check_file("output", output, images=sources, model=model)
     budget = _budget(thresholds, macs, latency_ms, max_steps)
     from gfnet_fast.exits import Audit
     from gfnet_fast.predictor import Predictor
@@ -76,25 +84,23 @@ def predict(
         deadline_ms=deadline_ms,
         audit=watch,
     )
-    results = _progress(predictor.stream(sources, on_error="return"), quiet)
+    on_a_terminal = output is None and sys.stdout.isatty()  # where lines are progress enough
     failed = total = 0
-    out = output.open("w", encoding="utf-8", errors="surrogateescape") if output else sys.stdout
-    if output is None and hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names that are not UTF-8, as they are
-    try:
-        write = _jsonl if format is Format.jsonl else _Table(predictor.config.steps)
-        for result in results:
+    with (
+        opened(output, keep=True) as out,
+        progress("", None, quiet or on_a_terminal) as done,
+    ):
+        write = _jsonl if format is Format.jsonl else _Table(predictor.config.steps, out.encoding)
+        for result in predictor.stream(sources, on_error="return"):
             total, failed = total + 1, failed + (result.error is not None)
             print(write(result), file=out)
             if result.error is not None:
-                print(f"error: {result.error}", file=sys.stderr)
-    finally:
-        if output:
-            out.close()
-    if watch is not None:
-        print(f"audit: {watch.losses:.0f} of {watch.count} images changed their class", file=sys.stderr)
+                say(f"error: {result.error}")
+            done(1)
+    if watch is not None and not quiet:
+        say(f"audit: {watch.losses:.0f} of {watch.count} images changed their class")
     if failed:
-        print(f"{failed} of {total} inputs failed", file=sys.stderr)
+        say(f"{failed} of {total} inputs failed")
         raise typer.Exit(SOME_FAILED)
 
 
@@ -114,37 +120,31 @@ def _budget(
     return Budget(thresholds=row, macs=macs, latency_ms=latency_ms, max_steps=max_steps)
 
 
-def _progress(results: Iterator[Result], quiet: bool) -> Iterator[Result]:
-    if quiet or not sys.stderr.isatty():
-        yield from results
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} images"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        for result in results:
-            yield result
-            bar.advance(task)
-
-
 def _jsonl(result: Result) -> str:
     return json.dumps(result.to_dict())
 
 
 class _Table:
-    """One aligned line a result, written as it comes."""
+    """One aligned line a result, written as it comes, in an encoding."""
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self._head = f"{'class':>24}  {'confidence':>10}  {'step':>5}  {'M macs':>8}  source\n"
+    def __init__(self, steps: int, encoding: str | None) -> None:
+        self._steps, self._encoding = steps, encoding or "utf-8"
+        self._head = f"{'class':>{NAME}}  {'confidence':>10}  {'step':>5}  {'M macs':>8}  source\n"
 
     def __call__(self, result: Result) -> str:
         head, self._head = self._head, ""
+        source = plain(result.source, self._encoding)
         if result.error is not None:
-            return f"{head}{'error':>24}  {'':>10}  {'':>5}  {'':>8}  {result.source}"
-        name = result.label if result.label is not None else str(result.class_id)
+            return f"{head}{'error':>{NAME}}  {'':>10}  {'':>5}  {'':>8}  {source}"
+        name = self._aligned(str(result.class_id) if result.label is None else result.label)
         step = f"{result.exit_step}/{self._steps}"
         cost = (result.macs or 0) / 1e6
-        return f"{head}{name[:24]:>24}  {result.confidence:>10.3f}  {step:>5}  {cost:>8.1f}  {result.source}"
+        return f"{head}{name}  {result.confidence:>10.3f}  {step:>5}  {cost:>8.1f}  {source}"
+
+    def _aligned(self, name: str) -> str:
+        """In NAME columns, of which a wide character takes two."""
+        from rich.cells import cell_len, set_cell_size
+
+        name = plain(name, self._encoding)
+        width = cell_len(name)
+        return " " * (NAME - width) + name if width <= NAME else set_cell_size(name, NAME)

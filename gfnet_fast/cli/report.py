@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gfnet_fast.cli.app import app
+from gfnet_fast.cli.output import check_file, opened
+from gfnet_fast.cli.process import say
 
 
 @app.command()
@@ -20,7 +21,10 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
 ) -> None:
     """Draw benchmark rows and training metrics as one HTML page that needs nothing else."""
-    from gfnet_fast.report import read_rows, write_report
+    check_file("output", output, files=sources)
+    from gfnet_fast.report import draw_report, read_rows
 
-    write_report([row for source in sources for row in read_rows(source)], output)
-    print(f"wrote {output}", file=sys.stderr)
+    page = draw_report([row for source in sources for row in read_rows(source)])
+    with opened(output) as out:
+        out.write(page)
+    say(f"wrote {output}")

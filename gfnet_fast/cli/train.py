@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gfnet_fast.cli.app import INTERRUPTED, app, stop
-from gfnet_fast.errors import InputError
+from gfnet_fast.cli.app import Quiet, app
+from gfnet_fast.cli.process import INTERRUPTED, stop
+from gfnet_fast.errors import InputError, reason
+from gfnet_fast.files import parse_json, read_text
+from gfnet_fast.text import plain
 
 SETTINGS_HELP = "A field of TrainConfig, or model.FIELD of GFNetConfig: gamma=0.9, epochs=0,30,15,30."
 
@@ -39,7 +42,7 @@ def train(
     bad_images: Annotated[int, typer.Option(min=0, help="So many may be unreadable.")] = 0,
     export: Annotated[str, typer.Option(help="'official': also write official.pth.tar.")] = "",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Metrics for TensorBoard.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train on a folder of images, find thresholds on held-out ones, and measure.
 
@@ -96,7 +99,8 @@ def train(
     if not quiet and os.environ.get("RANK", "0") == "0":  # once, whatever number of processes
         exits, all_steps = found["exits"], 100 * found["exits"]["all_steps"]
         early = f"{100 * exits['accuracy']:.1f} % with early exit in {exits['mean_steps']:.2f} steps"
-        typer.echo(f"{output}: {all_steps:.1f} % right after {steps} steps, {early}; {found['count']} images")
+        whole = f"{all_steps:.1f} % right after {steps} steps"
+        print(f"{plain(str(output))}: {whole}, {early}; {found['count']} images")
 
 
 def _numbers(stages: str | None) -> list[int] | None:
@@ -108,14 +112,19 @@ def _numbers(stages: str | None) -> list[int] | None:
 
 def _file_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of the training, and of the model (the table "model")."""
+    parse = _toml_parser(path) if path.suffix == ".toml" else parse_json
     try:
-        text = path.read_text(encoding="utf-8")
-        reader = importlib.import_module("tomllib" if path.suffix == ".toml" else "json")
-        content = reader.loads(text)
-    except ModuleNotFoundError as error:
-        raise InputError(f"{path}: expected Python 3.11 for TOML, got an older one; use JSON") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected settings as JSON or TOML, got {error}") from error
+        content = parse(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected settings as JSON or TOML, got {reason(error)}") from error
     if not isinstance(content, dict) or not isinstance(model := content.pop("model", {}), dict):
         raise InputError(f"{path}: expected a table of settings, got {type(content).__name__}")
     return content, model
+
+
+def _toml_parser(path: Path) -> Callable[[str], Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError as error:
+        raise InputError(f"{path}: expected Python 3.11 for TOML, got an older one; use JSON") from error
+    return tomllib.loads

@@ -1,5 +1,7 @@
 """`gfnet-fast bench`: what a row says is so, and no speed is reported of wrong answers."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -116,14 +118,30 @@ def test_what_cannot_be_measured_is_refused(capsys, tmp_path):
     done = run(capsys, "bench", tmp_path / "model", *data)
     assert (done.status, "make some with `gfnet-fast calibrate`" in done.err) == (1, True), done.err
     done = run(capsys, "bench", tmp_path / "model", *data, "--html", tmp_path / "no" / "page.html")
-    assert (done.status, "expected a folder that exists" in done.err) == (1, True)
+    assert (done.status, "html: expected a folder that exists" in done.err) == (2, True)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    for option, path, message in (
-        ("--csv", tmp_path / "other.csv", "expected a table of model, way"),
-        ("--csv", tmp_path, "expected a table, got"),
-        ("--html", tmp_path, "expected a file to write, got a folder"),
+    odd = tmp_path / "odd.csv"
+    odd.write_text(",".join(FIELDS) + "\n" + ",".join(["=x"] * len(FIELDS)) + "\n")
+    short = tmp_path / "short.csv"
+    short.write_text(",".join(FIELDS) + "\n1,2\n")
+    os.mkfifo(tmp_path / "pipe.csv")
+    page, picture, weights = (
+        tmp_path / name for name in ("page.html", "data/a/0000.png", "model/config.json")
+    )
+    for status, options, message in (
+        (1, ("--csv", tmp_path / "other.csv"), "expected a table of model, way"),
+        (1, ("--csv", odd), "row 1: budget_macs: expected a number, got '=x'"),
+        (1, ("--csv", short), "row 1: expected as many cells as the head has"),
+        (1, ("--csv", tmp_path / "pipe.csv"), "expected a table, got expected a regular file, got a pipe"),
+        (2, ("--csv", tmp_path), "csv: expected a file to write, got the folder"),
+        (2, ("--html", tmp_path), "html: expected a file to write, got the folder"),
+        (2, ("--html", page, "--csv", page), "html: expected another file than those that are read"),
+        (2, ("--html", picture), "html: expected another file than those that are read"),
+        (2, ("--csv", weights), "csv: expected a path outside the model"),
     ):
-        done = run(capsys, "bench", tmp_path / "model", *data, option, path)
-        assert (done.status, message in done.err) == (1, True), done.err
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*.[cpj]*") if path.is_file()}
+        done = run(capsys, "bench", tmp_path / "model", *data, *options)
+        assert (done.status, message in done.err, done.err.count("\n")) == (status, True, 1), done.err
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*.[cpj]*") if path.is_file()} == before
     with pytest.raises(gf.BudgetError, match="expected thresholds and their mean costs"):
         run_benchmark(tiny_model(), random_images(4, 80), LABELS[:4])

@@ -71,14 +71,18 @@ def test_a_new_folder_for_what_has_none_to_write_into(capsys, model, folder, tmp
     made, before = gf.load(out), gf.load(model)
     assert (made.calibration.source, made.calibration.count) == ("official", 50)
     assert all(torch.equal(made.state_dict()[name], t) for name, t in before.state_dict().items())
-    for args, message in (
-        ((model, "-o", out), "where nothing is yet"),
-        ((model, "-o", tmp_path / "no" / "new"), "expected a folder that exists"),
-        (("digits",), "use --output"),
-        ((model / "model.safetensors",), "use --output"),
+    for status, args, message in (
+        (2, (model, "-o", out), "where nothing is yet"),
+        (2, (model, "-o", tmp_path / "no" / "new"), "expected a folder that exists"),
+        (2, (model, "-o", model / "new"), "expected a path outside the model"),
+        (2, (model, "-o", folder / "new"), "which is read"),
+        (2, (model, "--holdout", "nan"), "expected a finite number, got nan"),
+        (2, (model, "--seed", -1), "'--seed'"),
+        (1, ("digits",), "use --output"),
+        (1, (model / "model.safetensors",), "use --output"),
     ):
         done = run(capsys, "calibrate", *args, "--data", folder)
-        assert (done.status, message in done.err) == (1, True), done.err
+        assert (done.status, message in done.err, done.err.count("\n")) == (status, True, 1), done.err
 
 
 def test_measured_costs_make_budgets_in_time(capsys, model, folder):

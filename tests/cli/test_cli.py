@@ -108,7 +108,7 @@ def test_info_and_convert(model, tmp_path):
     ours, theirs = load(model).state_dict(), load(native).state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     done = run("convert", model, native)
-    assert (done.returncode, "where nothing is yet" in done.stderr) == (1, True)
+    assert (done.returncode, "where nothing is yet" in done.stderr) == (2, True)
     official = tmp_path / "official.pth.tar"
     assert run("convert", model, official, "--to", "training").returncode == 0
     again = load(official, config=load(model).config)
