@@ -54,9 +54,26 @@ struct Items {
   }
 };
 
+/// `sequence[which]`. A mapping passes for a sequence until it is asked.
+inline py::object part(py::handle sequence, const py::object& which) {
+  PyObject* found = PyObject_GetItem(sequence.ptr(), which.ptr());
+  if (found == nullptr && PyErr_ExceptionMatches(PyExc_KeyError)) {
+    PyErr_Clear();
+    throw py::type_error(std::string(Py_TYPE(sequence.ptr())->tp_name) + ": expected a sequence, got a mapping");
+  }
+  if (found == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(found);
+}
+
 /// A one-dimensional array, no copy of one, whose dtype is of one of the `kinds`, which `expected` names.
 inline py::array row(const char* name, const py::object& given, std::size_t length, std::string_view kinds,
                      const char* expected) {
+  if (PyList_Check(given.ptr()) || PyTuple_Check(given.ptr())) {  // what is nested may be of any size
+    for (const py::handle item : given) {
+      if (!py::isinstance<py::sequence>(item)) continue;
+      throw py::type_error(std::string(name) + ": expected " + expected + ", got " + Py_TYPE(item.ptr())->tp_name);
+    }
+  }
   py::array array(given);
   if (array.ndim() != 1 || static_cast<std::size_t>(array.size()) != length) {
     throw std::invalid_argument(std::string(name) + ": expected shape [" + std::to_string(length) + "], got " +
@@ -86,7 +103,7 @@ inline std::vector<Seconds> to_times(const py::object& given, std::size_t count,
     throw std::invalid_argument("deadlines: expected shape [" + std::to_string(count) + "], got length " +
                                 std::to_string(length));
   }
-  const py::object head = given[py::slice(0, static_cast<py::ssize_t>(used), 1)];
+  const py::object head = part(given, py::slice(0, static_cast<py::ssize_t>(used), 1));
   const Times seconds = row("deadlines", head, used, "fiu", "real numbers");
   return {seconds.data(), seconds.data() + used};
 }
@@ -123,9 +140,8 @@ class type_caster<gfnet::Items<T, most>> {
     if (!isinstance<sequence>(source) || isinstance<str>(source) || isinstance<bytes>(source)) return false;
     value.length = len(source);
     for (std::size_t i = 0; i < value.length && value.length <= most; ++i) {
-      const auto item = reinterpret_steal<object>(PySequence_GetItem(source.ptr(), static_cast<ssize_t>(i)));
-      if (!item) throw error_already_set();
       make_caster<T> caster;
+      const object item = gfnet::part(source, int_(i));
       if (!caster.load(item, convert)) return false;
       value.items.push_back(cast_op<T&&>(std::move(caster)));
     }

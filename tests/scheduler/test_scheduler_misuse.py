@@ -5,6 +5,7 @@ import pickle
 import signal
 import threading
 import time
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -214,9 +215,11 @@ def test_deadlines_on_any_clock(zero):
 @pytest.mark.parametrize(
     ("flags", "error", "message"),
     [
-        (["a", "b", "c"], TypeError, "exited: expected bools or integers, got <U1"),
+        (["a", "b", "c"], TypeError, "exited: expected bools or integers, got str"),
+        (np.array(["a", "b", "c"]), TypeError, "exited: expected bools or integers, got <U1"),
+        ([range(2**40), True, True], TypeError, "exited: expected bools or integers, got range"),
         ([NAN, 0.0, 1.0], TypeError, "exited: expected bools or integers, got float64"),
-        ([None, True, "x"], TypeError, "exited: expected bools or integers, got object"),
+        ([None, True, 1], TypeError, "exited: expected bools or integers, got object"),
         (np.ones(3, complex), TypeError, "exited: expected bools or integers, got complex128"),
         (np.zeros(3, "datetime64[s]"), TypeError, "exited: expected bools or integers, got datetime64"),
         (True, TypeError, "has no len"),
@@ -245,13 +248,14 @@ def test_flags_that_are_none(flags, error, message):
     [
         ([NAN, 9.0], ValueError, "deadlines: expected finite seconds, got nan"),
         ([9.0, INF], ValueError, "deadlines: expected finite seconds, got inf"),
-        (["1", "2"], TypeError, "deadlines: expected real numbers, got <U1"),
+        (["1", "2"], TypeError, "deadlines: expected real numbers, got str"),
         ([9j, 9.0], TypeError, "deadlines: expected real numbers, got complex128"),
         ([None, 9.0], TypeError, "deadlines: expected real numbers, got object"),
         ({0: 1.0, 1: 2.0}, TypeError, "deadlines: expected a sequence"),
         (9.0, TypeError, "deadlines: expected a sequence"),
         ([9.0], ValueError, r"deadlines: expected shape \[2\], got length 1"),
-        ([[9.0], [9.0]], ValueError, r"deadlines: expected shape \[2\], got \(2, 1\)"),
+        ([[9.0], [9.0]], TypeError, "deadlines: expected real numbers, got list"),
+        (np.full((2, 1), 9.0), ValueError, r"deadlines: expected shape \[2\], got \(2, 1\)"),
         (None, ValueError, "one per image in deadline mode and none in the others, got 0 for 2 images"),
     ],
 )
@@ -262,6 +266,14 @@ def test_deadlines_that_are_none(deadlines, error, message):
     assert scheduler.occupancy().free == 8
     assert len(scheduler.admit(2, 0.0, range(9, 11))) == 2
     assert len(scheduler.admit(2**40, 0.0, np.broadcast_to(9.0, 2**40))) == 6
+
+
+def test_a_mapping_is_no_sequence():
+    scheduler = Scheduler(COSTS, capacity=8, steps=2, mode=Mode.DEADLINE)
+    for mapping in (UserDict({"a": 1.0, "b": 2.0, "c": 3.0}), Mode, {"a": 1.0}):
+        for call in (lambda m: Load(1, m), lambda m: cover(m, 3), lambda m: scheduler.admit(len(m), 0.0, m)):
+            with pytest.raises(TypeError):
+                call(mapping)
 
 
 def test_launches_end_once():
