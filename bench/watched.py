@@ -104,8 +104,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def clean(text: str) -> str:
-    """Without the characters that XML cannot hold."""
-    return "".join(letter for letter in text if letter in "\n\t" or letter >= " ")
+    """Without what XML or UTF-8 cannot hold."""
+    return "".join(letter for letter in text if letter in "\n\t" or letter.isprintable())
 
 
 def pytest_runtest_logfinish() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 from xml.etree import ElementTree
 
 import gfnet_kernels as gk
@@ -434,6 +435,68 @@ def test_versions_import_nothing_heavy():
     assert done.returncode == 0
     assert torch.__version__.startswith(done.stdout.strip())
     assert done.stdout.strip()
+
+
+def test_many_calls_are_one_graph(script, monkeypatch):
+    """On a stand-in for CUDA: three calls to warm up, fifty into the graph, and none in a replay."""
+    measuring, calls = script("measuring"), []
+    graph = mock.MagicMock()
+    for name in ("Stream", "current_stream", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    replay = measuring.graphed(lambda: calls.append(1) or len(calls), torch.device("cuda"), 50)
+    assert len(calls) == 3 + 50
+    assert replay() == 53
+    assert len(calls) == 53
+    graph.replay.assert_called_once_with()
+
+
+def test_what_is_queued_waits_behind_a_spin_that_is_long_enough(script, monkeypatch):
+    """On a stand-in for CUDA, whose first spin is over before the host has queued all."""
+    control, spins, calls = script("control"), [], []
+    over = iter([True, False])
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            pass
+
+        def query(self):
+            return next(over)
+
+        def elapsed_time(self, other):
+            return 25.0  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", spins.append)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    seconds = control.queued(lambda: calls.append(1), torch.device("cuda"), 50)
+    assert seconds == pytest.approx(25e-3 / 50)
+    assert spins == [control.SPIN, 4 * control.SPIN]
+    assert len(calls) == 2 * 50
+    over = iter([True] * 3)
+    with pytest.raises(RuntimeError, match="expected 50 calls queued"):
+        control.queued(lambda: None, torch.device("cuda"), 50)
+
+
+def test_a_gpu_that_is_lost_ends_the_process_and_one_that_is_not_does_not(script, monkeypatch, capsys):
+    tasks, ran = script("tasks"), []
+
+    def wrong():
+        raise RuntimeError("an illegal memory access was encountered")
+
+    plan = [tasks.Task("wrong", wrong, 1), tasks.Task("next", lambda: ran.append(1), 1)]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", wrong)
+    assert tasks.run_tasks(plan) == 1
+    assert not ran
+    assert "the GPU is lost" in capsys.readouterr().out
+    monkeypatch.setattr(tasks, "lost", lambda: False)
+    assert tasks.run_tasks(plan) == 1
+    assert ran
 
 
 def test_shares_and_agreement(script):
