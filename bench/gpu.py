@@ -57,6 +57,7 @@ def run_parts(
     for name in KEPT:
         (out / name).unlink(missing_ok=True)
     log = Log(out / "log.txt")
+    log.add("gpu", listed(about))
     try:
         with tempfile.TemporaryDirectory() as folder:
             for part in parts:
@@ -70,6 +71,10 @@ def run_parts(
     finally:
         log.close()
     return found
+
+
+def listed(about: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in about.items() if value)
 
 
 def outcome(part: Part, runs: Sequence[Run], seconds: float) -> dict[str, Any]:
@@ -143,7 +148,7 @@ def main() -> int:
     if unknown := set(options.only or ()) - set(parts):
         parser.error(f"--only: expected some of {', '.join(parts)}, got {', '.join(sorted(unknown))}")
     about = {**versions(), "commit": commit(), "dry": options.dry}
-    print(", ".join(f"{name} {value}" for name, value in about.items() if value), flush=True)
+    print(listed(about), flush=True)
     if not about["gpu"] and not options.dry:
         print(
             "gpu: expected a CUDA GPU that nvidia-smi shows, got none; --dry rehearses without one",

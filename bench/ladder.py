@@ -203,6 +203,7 @@ def every_step(engine: Engine, images: Tensor, run: Callable[[Stage, Tensor, Ten
     return job
 
 
+@torch.no_grad()
 def latency(options: argparse.Namespace, config: str) -> None:
     """One image at a time, the answer read on the host, by the step at which it leaves."""
     device, dtype, table = torch.device(options.device), getattr(torch, options.dtype), Table(options)

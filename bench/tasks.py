@@ -18,7 +18,7 @@ from pathlib import Path
 END = "END"
 RUNNING = "was running when the process ended"
 WAITING = "has not run"
-SPARE = 10.0  # seconds that a task may take beyond twice what is expected: a busy moment
+SPARE = 20.0  # seconds that a task may take beyond twice what is expected: a busy moment
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ raise SystemExit(tasks.run_tasks([tasks.Task(*task) for task in plan]))
 
 def test_no_task_stops_another(running, script, tmp_path, monkeypatch):
     """One crashes, one fails, one hangs, one is well: three processes, and each task has its turn once."""
-    monkeypatch.setenv("GFNET_PATIENCE", "0.2")  # two seconds for the one that hangs
+    monkeypatch.setenv("GFNET_PATIENCE", "0.1")  # two seconds for the one that hangs
     log = running.Log(tmp_path / "log.txt")
     command = running.Command("it", [*python(TASKS), str(BENCH)])
     run = running.persist(command, time.monotonic() + 300, log, tmp_path / "begun")
@@ -309,6 +309,7 @@ def test_exit_status_choice_of_parts_and_versions(gpu, running, monkeypatch, tmp
     assert said.startswith("gpu one, driver 580.1, numpy 2.5")
     assert ("all ok" in said) == (status == 0)
     assert json.loads((tmp_path / "summary.json").read_text())["driver"] == "580.1"
+    assert (tmp_path / "log.txt").read_text().startswith("gpu| gpu one, driver 580.1, numpy 2.5")
     assert main(gpu, monkeypatch, "first", "--out", tmp_path) == 1  # b fails, and c is not of the plan
     assert "\nc " not in capsys.readouterr().out
 
