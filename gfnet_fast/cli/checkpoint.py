@@ -71,14 +71,11 @@ def convert(
 ) -> None:
     """Write a checkpoint in another form."""
     check_new("target", target, model=source)
-    import torch
-
     from gfnet_fast.checkpoints import load, official_checkpoint, save
-    from gfnet_fast.files import replacing
+    from gfnet_fast.training.state import write_torch
 
     model = load(model_path(source))
     if to is Form.native:
         save(model, target)
     else:
-        with replacing(target) as file:
-            torch.save(official_checkpoint(model, to.value), file)
+        write_torch(target, official_checkpoint(model, to.value))

@@ -91,13 +91,7 @@ def _run() -> int:
 def _of_the_system(error: OSError) -> str:
     """What the system says, and of which file."""
     text = error.strerror or reason(error)
-    if error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {text}"
-    try:
-        sys.stdout.flush()
-    except OSError:  # again
-        return f"stdout: {text}"
-    return text
+    return text if error.filename is None else f"{os.fsdecode(error.filename)}: {text}"
 
 
 class _Closed(io.TextIOBase):

@@ -29,7 +29,7 @@ from gfnet_fast.data.folder import (
     read_parts,
 )
 from gfnet_fast.errors import InputError, TrainingError
-from gfnet_fast.files import replacing, write_json
+from gfnet_fast.files import write_json
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training.config import model_config
 from gfnet_fast.training.distributed import SharedDraws, World, seed_of
@@ -56,6 +56,7 @@ from gfnet_fast.training.state import (
     drafts,
     load_checkpoint,
     save_checkpoint,
+    write_torch,
 )
 from gfnet_fast.training.unroll import Chooser, Views
 
@@ -319,8 +320,7 @@ class Run:
         rank = f"-rank{self.world.rank}" if self.world.size > 1 else ""
         path = self.job.output / f"{name}{rank}.pt"
         content = {**place, "images": self.batch.images, "labels": self.batch.labels}
-        with replacing(path) as file:
-            torch.save(content, file)
+        write_torch(path, content)
         return TrainingError(f"{error}; the batch is in {path}, and the last checkpoint stays")
 
     def finish(self) -> dict[str, Any]:
@@ -344,8 +344,7 @@ class Run:
             model.save_pretrained(output)
             if self.manner.export == "official":
                 official = official_checkpoint(model, official_form(model.config))
-                with replacing(output / OFFICIAL) as file:
-                    torch.save(official, file)
+                write_torch(output / OFFICIAL, official)
             write_json(output / EVALUATION, found)
         return found
 

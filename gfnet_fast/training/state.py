@@ -62,9 +62,19 @@ def _flat(values: Any, name: str = "") -> dict[str, Any]:
     return {key: value for k, v in values.items() for key, value in _flat(v, f"{prefix}{k}").items()}
 
 
+def write_torch(path: Path, content: Any) -> None:
+    """What torch.save writes, whole or not at all. Raises OSError."""
+    with replacing(path) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # of the archive's end, which torch writes after a write has failed
+            if isinstance(failed := error.__context__, OSError):
+                raise OSError(failed.errno, failed.strerror, str(path)) from error
+            raise
+
+
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
-    with replacing(folder / CHECKPOINT) as file:
-        torch.save(content, file)
+    write_torch(folder / CHECKPOINT, content)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
