@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from gfnet_fast.errors import InputError
+from gfnet_fast.errors import DeviceError, InputError
+from gfnet_fast.results import Result
 from gfnet_fast.sources import Source, Taken, describe, expand, without_frames
 
 DECODERS = min(8, os.cpu_count() or 1)
+_THREADS = "gfnet-decode"
+
+
+_open: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
+
+
+def closed_at_exit(stream: Generator[Result, None, None]) -> Generator[Result, None, None]:
+    """A stream that is left open is closed while there still are the modules that it takes."""
+    _open.add(stream)
+    return stream
+
+
+@atexit.register
+def _close() -> None:
+    for stream in list(_open):
+        with suppress(ValueError):  # it is being asked for its next result, in another thread
+            stream.close()
 
 
 class Unusable(NamedTuple):
@@ -53,16 +75,21 @@ class Decoded:
         self._raised: Exception | None = None
 
     def __enter__(self) -> Decoded:
-        self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="gfnet-decode")
+        self._process, self._pool = os.getpid(), ThreadPoolExecutor(DECODERS, thread_name_prefix=_THREADS)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if self._process == os.getpid():
+            # The garbage collector may close a stream that was left open in any thread, these too.
+            mine = threading.current_thread().name.startswith(_THREADS)
+            self._pool.shutdown(wait=not mine, cancel_futures=True)
 
     def __iter__(self) -> Iterator[tuple[str, Tensor | Unusable | Exception]]:
         return self
 
     def __next__(self) -> tuple[str, Tensor | Unusable | Exception]:
+        if self._process != os.getpid():
+            raise DeviceError("stream: expected the process that opened it, got one that forked from it")
         if self._returned:
             return self._returned.pop()
         try:

@@ -8,8 +8,9 @@ import os
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
@@ -20,13 +21,14 @@ from gfnet_fast._scheduler import Mode
 from gfnet_fast.auditing import Auditing
 from gfnet_fast.checkpoints import load
 from gfnet_fast.checkpoints.files import check_device
-from gfnet_fast.decoding import Decoded, Unusable
+from gfnet_fast.decoding import Decoded, Unusable, closed_at_exit
 from gfnet_fast.engine.answers import Answer, PassError
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.loop import FAR
 from gfnet_fast.engine.prepare import named_dtype
 from gfnet_fast.errors import BudgetError, InputError
 from gfnet_fast.exits import Audit, Budget, BudgetWarning, resolve
+from gfnet_fast.forks import watch
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.results import Prediction, Result
 from gfnet_fast.sources import Source, Taken, check_batch, is_one, prepare, take
@@ -83,7 +85,8 @@ class Predictor:
     Notes
     -----
     The engine is built at the first image: batch norms are folded, the faster memory layout is found and
-    each stage is timed. Calls from several threads, or a call while a stream is open, get an engine each.
+    each stage is timed. Calls from several threads, or a call while a stream is open, get an engine each. So
+    does a process that forks from this one, where torch computes on one thread from then on.
     """
 
     def __init__(
@@ -135,6 +138,13 @@ class Predictor:
         self._idle: list[Engine] = []
         self._lock = threading.Lock()  # over the lists, and over who sets thresholds last
         self._auditing = None if self.audit is None else Auditing(self.audit, self.model, self.batch)
+        watch(self)
+
+    def begin_fork(self) -> bool:
+        """In a process that has just forked: forget the engines, and say whether there were any."""
+        computed = bool(self._engines)
+        self._forget_engines()
+        return computed
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the engines, which a copy builds for itself."""
@@ -234,7 +244,8 @@ class Predictor:
             yield engine
         finally:
             with self._lock:
-                self._idle.append(engine)
+                if engine in self._engines:  # in a fork it is not: it was its parent's
+                    self._idle.append(engine)
 
     def _compiled(self, engine: Engine) -> Engine:
         """A compiled engine in place of `engine`, or, where compiling fails, `engine`."""
@@ -299,13 +310,14 @@ class Predictor:
         """
         if on_error not in ("raise", "return"):
             raise InputError(f"on_error: expected 'raise' or 'return', got {on_error!r}")
-        return self._stream(source, on_error == "raise")
+        return closed_at_exit(self._stream(source, on_error == "raise"))
 
-    def _stream(self, source: Source | Iterable[Source], strict: bool) -> Iterator[Result]:
+    def _stream(self, source: Source | Iterable[Source], strict: bool) -> Generator[Result, None, None]:
         line: deque[UnderWay] = deque()
+        ahead = 1 if self.mode == "latency" else 2 * self.batch
         with (
             self._to_the_end(),
-            Decoded(source, self._take, self._read, ahead=self._ahead) as decoded,
+            Decoded(source, partial(take, config=self.config), self._read, ahead=ahead) as decoded,
         ):
             for name, image in decoded:
                 if not isinstance(image, Tensor):
@@ -368,14 +380,6 @@ class Predictor:
                 raise InputError(error.why)
             yield Result(name, error=error.why)
 
-    @property
-    def _ahead(self) -> int:
-        """How many sources a stream takes before their turn."""
-        return 1 if self.mode == "latency" else 2 * self.batch
-
-    def _take(self, source: Source) -> Taken:
-        return take(source, self.config)
-
     def _read(self, taken: Taken) -> Tensor:
         image = prepare(taken, self.config)
         return image.pin_memory() if self.device.type == "cuda" else image
@@ -390,15 +394,4 @@ class Predictor:
             if strict:
                 raise PassError({name: error})
             return Result(name, error=f"{name}: {error}")
-        class_id, step = answer.class_id, answer.exit_step
-        assert self.config.macs is not None
-        return Result(
-            source=name,
-            class_id=class_id,
-            label=self.model.labels[class_id] if self.model.labels else None,
-            confidence=answer.confidence,
-            exit_step=step,
-            origins=tuple((int(r), int(c)) for r, c in answer.origins[: step - 1].tolist()),
-            macs=self.config.macs[step - 1],
-            logits=answer.logits.clone(),  # a view would hold all that left together
-        )
+        return Result.of(name, answer, self.model)

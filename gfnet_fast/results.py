@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from gfnet_fast.engine.answers import Answer
+    from gfnet_fast.model.gfnet import GFNet
 
 
 class Prediction(NamedTuple):
@@ -57,6 +61,22 @@ class Result:
     macs: int | None = None
     logits: Tensor | None = field(default=None, repr=False, compare=False)
     error: str | None = None
+
+    @classmethod
+    def of(cls, source: str, answer: Answer, model: GFNet) -> Result:
+        """What an engine's answer, which has a prediction, says about an image."""
+        class_id, step, macs = answer.class_id, answer.exit_step, model.config.macs
+        assert macs is not None
+        return cls(
+            source=source,
+            class_id=class_id,
+            label=model.labels[class_id] if model.labels else None,
+            confidence=answer.confidence,
+            exit_step=step,
+            origins=tuple((int(r), int(c)) for r, c in answer.origins[: step - 1].tolist()),
+            macs=macs[step - 1],
+            logits=answer.logits.clone(),  # a view would hold all that left together
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """With the logits as an array: a tensor that goes to another process takes a file descriptor."""

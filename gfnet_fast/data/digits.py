@@ -134,15 +134,15 @@ def draw_canvases(task: DigitsTask, plan: Plan, rows: Sequence[int] | np.ndarray
     rows = np.asarray(rows)
     glyph, keep, top_left, side, ink, field, noise_at = (torch.from_numpy(part[rows]) for part in plan)
     canvas, (count, strokes) = task.canvas, glyph.shape
-    pixels = torch.arange(canvas, dtype=torch.float32) + 0.5
+    pixels = torch.arange(canvas, dtype=torch.float32, device="cpu") + 0.5
     unit = side / GLYPH
     at = (pixels - top_left[..., None]) / unit[..., None] - 0.5
-    weights = _spline(at[..., None] - torch.arange(GLYPH))
+    weights = _spline(at[..., None] - torch.arange(GLYPH, device="cpu"))
     image = torch.from_numpy(load_glyphs()[0])[glyph] * keep * (ink / 16)[..., None, None]
     by_row = (weights[:, :, 0] @ image).transpose(1, 2).reshape(count, canvas, strokes * GLYPH)
     by_column = weights[:, :, 1].transpose(2, 3).reshape(count, strokes * GLYPH, canvas)
 
-    slope = _spline(pixels[:, None] / canvas * (FIELD - 1) - torch.arange(FIELD))
+    slope = _spline(pixels[:, None] / canvas * (FIELD - 1) - torch.arange(FIELD, device="cpu"))
     slope = slope / slope.sum(1, keepdim=True)
     grey = torch.baddbmm(slope @ field @ slope.T, by_row, by_column)
     noise = _noise()

@@ -261,8 +261,8 @@ def _collate(items: list[Read]) -> Batch:
     images = [image for found, _, _ in items for image in found]
     labels = [label for found, label, _ in items if found]
     bad = {path: why for *_, some in items for path, why in some.items()}
-    stacked = torch.stack(images) if images else torch.empty(0, 0, 0, 3, dtype=torch.uint8)
-    return Batch(stacked, torch.tensor(labels, dtype=torch.long), bad)
+    stacked = torch.stack(images) if images else torch.empty(0, 0, 0, 3, dtype=torch.uint8, device="cpu")
+    return Batch(stacked, torch.tensor(labels, dtype=torch.long, device="cpu"), bad)
 
 
 def _start_worker(number: int) -> None:

@@ -83,7 +83,7 @@ class LabelledFolder:
             images = images_of(path)
             self.paths += images
             labels += [label] * len(images)
-        self.labels = torch.tensor(labels)
+        self.labels = torch.tensor(labels, device="cpu")
 
     def images(self, rows: Sequence[int], /) -> Tensor:
         """uint8 ``[n, S, S, 3]``; InputError, naming the path, at one that cannot be used."""

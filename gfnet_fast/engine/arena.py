@@ -98,10 +98,12 @@ class Arena:
         """Note where n checked images lie, one a slot; they stay unchanged until they are released."""
         if isinstance(images, Tensor):
             planar = channels_first(images)
-            entries = torch.tensor([entry_of(images[0])]).repeat(len(slots), 1)
-            entries[:, 0] += torch.arange(len(slots)) * (planar.stride(0) * planar.element_size())
+            entries = torch.tensor([entry_of(images[0])], device="cpu").repeat(len(slots), 1)
+            entries[:, 0] += torch.arange(len(slots), device="cpu") * (
+                planar.stride(0) * planar.element_size()
+            )
         else:
-            entries = torch.tensor([entry_of(image) for image in images])
+            entries = torch.tensor([entry_of(image) for image in images], device="cpu")
         if images[0].dtype != self.table.dtype:
             self.table = ImageTable(self.table.entries, images[0].dtype)
         told = to_device(torch.cat([torch.from_numpy(slots).long()[:, None], entries], 1), self.device)

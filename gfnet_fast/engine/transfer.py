@@ -55,7 +55,7 @@ class Transfer:
         """Start the way to the host."""
         if self.device.type != "cuda":
             return Arrival(found, None)
-        tensors = tuple(torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in found)
+        tensors = tuple(torch.empty(t.shape, dtype=t.dtype, device="cpu", pin_memory=True) for t in found)
         for there, here in zip(found, tensors, strict=True):
             here.copy_(there, non_blocking=True)
         event = torch.cuda.Event()

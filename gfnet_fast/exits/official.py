@@ -33,10 +33,9 @@ def official_shares(steps: int) -> Floats:
     Row i (from 1) is proportional to ``(i / 20) ** k``, k = 1..T, computed as exp(k log(i / 20)) and
     normalised in float32: the first row lets almost all exit at the glance, the last few.
     """
-    ratio = (torch.arange(1, BUDGETS + 1, dtype=torch.float64) / 20).float()
-    shares = torch.stack(
-        [torch.exp(torch.log(r) * torch.arange(1, steps + 1).float()) for r in ratio[:, None]]
-    )
+    ratio = (torch.arange(1, BUDGETS + 1, dtype=torch.float64, device="cpu") / 20).float()
+    step = torch.arange(1, steps + 1, device="cpu").float()
+    shares = torch.stack([torch.exp(torch.log(r) * step) for r in ratio[:, None]])
     return torch.stack([row / row.sum() for row in shares]).numpy()
 
 

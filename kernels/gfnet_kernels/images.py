@@ -63,7 +63,7 @@ class ImageTable:
             expect(image.dtype == first.dtype, "images.dtype", first.dtype, image.dtype)
             expect(image.device == first.device, "images.device", first.device, image.device)
         rows = [entry_of(image, layout) for image in images]
-        return cls(torch.tensor(rows, dtype=torch.int64).to(first.device), first.dtype, tuple(images))
+        return cls(torch.tensor(rows, dtype=torch.int64, device=first.device), first.dtype, tuple(images))
 
 
 def entry_of(image: Tensor, layout: str | None = None) -> tuple[int, int, int, int, int, int]:
