@@ -62,14 +62,20 @@ def merge_rows(
 
     path.parent.mkdir(parents=True, exist_ok=True)
     new = list(rows)
+    if odd := {name for row in new for name in row} - set(fields):
+        raise InputError(f"{path}: expected rows of {', '.join(fields)}, got {', '.join(sorted(odd))}")
     named = {key_of(row) for row in new}
     table = [row for row in check_table(path, fields) if key_of(row) not in named] + new
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fields, lineterminator="\n", restval="")
-    writer.writeheader()
+    lines = [_line(fields)]
     for row in sorted(table, key=order or key_of):
-        writer.writerow({name: _guarded(cell) for name, cell in row.items()})
-    write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
+        lines.append(_line([_guarded(row.get(name, "")) for name in fields]))
+    write_bytes(path, "".join(lines).encode("utf-8", "backslashreplace"))
+
+
+def _line(cells: Sequence[Any]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(cells)  # cells with one of the two are quoted
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _guarded(cell: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,12 +12,14 @@ from cli_runner import run
 
 from gfnet_fast.benchmark import FIELDS, merge_csv
 from gfnet_fast.errors import InputError
-from gfnet_fast.report import ReportError, draw_report, read_rows
+from gfnet_fast.report import BENCH, ReportError, draw_report, read_rows
 
 METRICS = Path(__file__).parents[2] / "gfnet_fast" / "assets" / "digits" / "metrics.jsonl"
 
+BENCH_HEAD = ",".join(BENCH) + "\n"
 
-def row(way, budget="", accuracy=80.0, speed=100.0, macs=2e6, **more):
+
+def row(way, /, budget="", accuracy=80.0, speed=100.0, macs=2e6, **more):
     values = {
         "model": "m <1>", "way": way, "budget_macs": budget, "dtype": "float32", "prepared": "folded",
         "batch": 16, "images": 500, "machine": "cpu: test", "accuracy": accuracy, "mean_macs": macs,
@@ -112,7 +115,42 @@ def test_rows_from_a_table_and_from_lines(capsys, tmp_path):
         ("rows.jsonl", "{", "expected a JSON object a line"),
         ("rows.jsonl", "[1]\n", "row 1: expected columns"),
         ("rows.jsonl", "", "expected rows, got none"),
+        (
+            "rows.jsonl",
+            '{"stage": 1, "epoch": NaN}',
+            "expected a JSON object a line, got NaN is not a number",
+        ),
+        ("rows.jsonl", '{"stage": 1, "epoch": 1e999}', "row 1: epoch: expected a number from .*, got inf"),
+        (
+            "rows.jsonl",
+            '{"stage": 1, "epoch": 1' + 400 * "0" + "}",
+            "epoch: expected a number from .*, got 1000",
+        ),
+        ("rows.jsonl", '{"stage": [], "epoch": 0}', r"stage: expected a number from .*, got \[\]"),
+        (
+            "rows.jsonl",
+            '{"stage": 1, "epoch": 0, "loss": "low"}',
+            "loss: expected a number from .*, got 'low'",
+        ),
+        (
+            "rows.jsonl",
+            '{"stage": 1, "epoch": 0, "loss": [1, {}]}',
+            "loss: expected a number from .*, got {}",
+        ),
+        ("rows.jsonl", '{"stage": 1, "epoch": 0, "loss": []}', "loss: expected 1 to 100 numbers, got 0"),
+        ("rows.jsonl", '{"stage": 1, "epoch": 0, "x": ' + 9999 * "[", "nested too deeply"),
+        ("rows.jsonl", "x" * (2**23 + 1), "expected at most 8388608 bytes, got 8388609"),
+        ("rows.csv", "x" * (2**23 + 1), "expected at most 8388608 bytes, got 8388609"),
+        (
+            "rows.csv",
+            BENCH_HEAD + "m,engine,1,2,nan\n",
+            "row 1: accuracy: expected a number from .*, got 'nan'",
+        ),
+        ("rows.csv", BENCH_HEAD + "m,engine,,2,3\n", "row 1: images_per_second: expected a number"),
+        ("rows.csv", BENCH_HEAD + "m,engine,1,2\n", "row 1: expected as many cells as the head has"),
+        ("rows.csv", BENCH_HEAD + "m,engine,1,2,3,4\n", "row 1: expected as many cells as the head has"),
     ],
+    ids=lambda value: ascii(value)[:40],
 )
 def test_files_without_rows_are_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
@@ -120,6 +158,39 @@ def test_files_without_rows_are_refused(tmp_path, name, text, message):
         read_rows(tmp_path / name)
     with pytest.raises(InputError, match=r"\.txt|a file, got none of that name"):
         read_rows(tmp_path / f"absent-{name}")
+
+
+def test_what_is_no_file_names_itself_at_once(tmp_path):
+    for name in ("rows.csv", "rows.jsonl"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match=f"{name}: expected .* got a pipe"):
+            read_rows(tmp_path / name)
+
+
+def test_names_are_text_on_a_page(capsys, tmp_path):
+    """Of whatever kind: markup of HTML, formulas for a typesetter, what does not print."""
+    script = "<script>alert(1)</script>"
+    names = {
+        "way": "engine $\\frac{",
+        "machine": "\u202e\ud800</p>",
+        "data": '"><img src=x>',
+        "prepared": "<b>",
+    }
+    rows = [row("official"), row("engine", "1", model=script, **names), row("static", model=script, **names)]
+    metrics = {"stage": 0, "epoch": 0, "what": script, "loss": [1, 2]}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*rows, metrics]))
+    done = run(capsys, "report", tmp_path / "rows.jsonl", "-o", tmp_path / "page.html")
+    assert done.status == 0, done.err
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert not re.search(r"<script|<img|<b>|</p></p>", page)
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 2
+    assert r"\u202e\ud800&lt;/p&gt;" in page
+    assert any(r"engine $\frac{" in words(chart) for chart in charts(page))
+
+
+def test_more_sections_than_anybody_reads():
+    with pytest.raises(InputError, match=r"rows: expected at most 100 models, .*, got 101"):
+        draw_report([row("engine", model=str(number)) for number in range(101)])
 
 
 def test_a_table_that_is_no_text_and_a_page_that_is_a_folder(capsys, tmp_path):
