@@ -189,7 +189,7 @@ def _from_stream(file: BinaryIO, head: bytes) -> Any:
     for key in order:
         memory = found[key][0]
         count = int.from_bytes(file.read(8), "little")
-        if count * machine.itemsize[key] != len(memory) or file.readinto(memory) != len(memory):  # type: ignore[attr-defined]
+        if count * machine.types[key].itemsize != len(memory) or file.readinto(memory) != len(memory):  # type: ignore[attr-defined]
             raise ValueError(f"storage {key}: expected {len(memory)} bytes, got others")
     return content
 
@@ -204,7 +204,7 @@ class _Machine:
 
     def __init__(self, storage: Callable[[str, int], bytearray]) -> None:
         self._storage = storage
-        self.itemsize: dict[str, int] = {}
+        self.types: dict[str, torch.dtype] = {}
         self._count = 0
 
     def run(self, stream: io.BytesIO) -> Any:
@@ -281,14 +281,15 @@ class _Machine:
             yield instruction
 
     def _open(self, identity: Any) -> _Storage:
-        kind, storage, key, _, count = _expect(identity, tuple)[:5]
-        if kind != "storage" or any(extra is not None for extra in identity[5:]):
-            raise ValueError("a storage of another kind")
+        kind = _expect(identity, tuple)[:1]
+        if kind != ("storage",) or len(identity) < 5 or any(extra is not None for extra in identity[5:]):
+            raise Refused(f"a reference to {shown(identity)}")
+        _, storage, key, _, count = identity[:5]
         dtype = _STORAGES.get(_expect(storage, _Global).name)
         if dtype is None:
             raise ValueError(f"a storage of {shown(storage.name)}")
         key, count = str(_expect(key, str)), _whole(count)
-        if self.itemsize.setdefault(key, dtype.itemsize) != dtype.itemsize:
+        if self.types.setdefault(key, dtype) != dtype:
             raise ValueError(f"storage {key}: of two types")
         return _Storage(dtype, self._storage(key, count * dtype.itemsize))
 
@@ -395,8 +396,4 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
         raise ValueError(f"expected a tensor within its {available} numbers, got one that ends at {last}")
     if not count:
         return torch.empty(sizes, dtype=storage.dtype, device="cpu")
-    if storage.dtype == torch.bool:  # any other byte but 0 and 1 is undefined in one
-        values = torch.frombuffer(storage.memory, dtype=torch.uint8) != 0
-    else:
-        values = torch.frombuffer(storage.memory, dtype=storage.dtype)
-    return values.as_strided(sizes, steps, offset)
+    return torch.frombuffer(storage.memory, dtype=storage.dtype).as_strided(sizes, steps, offset)
