@@ -155,7 +155,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    os.environ |= {"GFNET_PATIENCE": str(PATIENCE)} if options.dry else {}
+    os.environ |= {"GFNET_COMMIT": about["commit"]} | (
+        {"GFNET_PATIENCE": str(PATIENCE)} if options.dry else {}
+    )
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     limit = SECONDS.get(options.plan, LONGEST)
     chosen = [parts[name] for name in options.only or PLANS[options.plan]]

@@ -269,7 +269,8 @@ def test_the_sanitizer_is_found_in_cudas_own_folder(plans, monkeypatch, tmp_path
 
 def main(gpu, monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["gpu.py", *map(str, arguments)])
-    monkeypatch.setenv("GFNET_PATIENCE", "1")  # put back in the end
+    for name, value in (("GFNET_PATIENCE", "1"), ("GFNET_COMMIT", "abc1234")):
+        monkeypatch.setenv(name, value)  # put back in the end
     return gpu.main()
 
 
@@ -297,19 +298,27 @@ def test_mistakes_of_usage(gpu, monkeypatch, tmp_path, capsys, given, said):
 @pytest.mark.parametrize(("code", "status"), [(0, 0), (1, 1)])
 def test_exit_status_choice_of_parts_and_versions(gpu, running, monkeypatch, tmp_path, capsys, code, status):
     parts = {
-        "a": part_of(running, "a", 60, f"raise SystemExit({code})"),
+        "a": part_of(
+            running,
+            "a",
+            60,
+            f"import os; print(os.environ['GFNET_COMMIT']); raise SystemExit({code})",
+        ),
         "b": part_of(running, "b", 60, "raise SystemExit(1)"),
         "c": part_of(running, "c", 60, "pass"),
     }
     monkeypatch.setattr(gpu, "parts_of", lambda out, dry: parts)
     monkeypatch.setattr(gpu, "PLANS", {"first": ("a", "b")})
     monkeypatch.setattr(gpu, "versions", lambda: {"gpu": "one", "driver": "580.1", "numpy": "2.5"})
+    monkeypatch.setattr(gpu, "commit", lambda: "def5678")
     assert main(gpu, monkeypatch, "--out", tmp_path, "--only", "a", "c") == status
     said = capsys.readouterr().out
     assert said.startswith("gpu one, driver 580.1, numpy 2.5")
     assert ("all ok" in said) == (status == 0)
     assert json.loads((tmp_path / "summary.json").read_text())["driver"] == "580.1"
-    assert (tmp_path / "log.txt").read_text().startswith("gpu| gpu one, driver 580.1, numpy 2.5")
+    log = (tmp_path / "log.txt").read_text()
+    assert log.startswith("gpu| gpu one, driver 580.1, numpy 2.5")
+    assert "a0| def5678" in log
     assert main(gpu, monkeypatch, "first", "--out", tmp_path) == 1  # b fails, and c is not of the plan
     assert "\nc " not in capsys.readouterr().out
 
