@@ -3,7 +3,7 @@
     python bench/fixtures.py [--configs NAME ...] [--images N ...]
 
 Weights and images follow from numbers, the images to the bit on any device, and are made where they are used.
-The confidences of all steps (float32, on a CPU, without TF32) take a minute; they are kept in build/gpu,
+The confidences of all steps (float32, on a CPU) take five minutes of a processor; they are kept in build/gpu,
 named by what they are of, and travel from there: a run finds them or makes them again.
 """
 
