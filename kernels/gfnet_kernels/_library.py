@@ -6,9 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PLAIN = (Tensor, torch.nn.Parameter)
+STRIDED = torch.strided
+MOST = 1e18  # of mean and of 1 / std: float32 holds the products
 
 _LIBRARY = torch.library.Library("gfnet_kernels", "DEF")
 _debug = os.environ.get("GFNET_KERNELS_DEBUG", "0") == "1"
@@ -18,8 +22,9 @@ def set_debug(on: bool) -> bool:
     """Switch the checks of tensors' values on or off; returns the former setting.
 
     Each check waits for the device, so the switch is for tests and for hunting a bug, never for CUDA graph
-    capture. The environment variable ``GFNET_KERNELS_DEBUG=1`` sets it at import. On the CPU glance and crop
-    check whatever the switch says: they read by address there, and it costs no wait.
+    capture; buffers that overlap are looked for too. The environment variable ``GFNET_KERNELS_DEBUG=1`` sets
+    it at import. On the CPU glance and crop check values whatever the switch says: they read by address
+    there, and it costs no wait.
     """
     global _debug
     before, _debug = _debug, on
@@ -42,8 +47,12 @@ def register(name: str, arguments: str, *, cpu: Callable, cuda: Callable, values
         Raises ValueError for bad values; runs first under the debug switch.
     """
 
+    parts = [part.split() for part in arguments.split(", ")]
+    names = [(called, "!" in kind) for kind, called in parts]
+
     def run_cpu(*args: Any) -> None:
         if _debug:
+            _expect_apart(names, args)
             values(*args)
         if torch.is_grad_enabled():
             with torch.no_grad():
@@ -53,6 +62,7 @@ def register(name: str, arguments: str, *, cpu: Callable, cuda: Callable, values
 
     def run_cuda(*args: Any) -> None:
         if _debug:
+            _expect_apart(names, args)
             values(*args)
         first = args[0][0] if isinstance(args[0], list) else args[0]
         with torch.cuda.device(first.device):
@@ -90,10 +100,54 @@ def _unseen(args: tuple[Any, ...]) -> bool:
     return True
 
 
+def _expect_apart(names: Sequence[tuple[str, bool]], args: tuple[Any, ...]) -> None:
+    """Raise ValueError where what is written overlaps something else, of what is contiguous."""
+    spans = []
+    for (name, written), arg in zip(names, args, strict=True):
+        for tensor in arg if isinstance(arg, list) else [arg]:
+            if isinstance(tensor, Tensor) and tensor.numel() and tensor.is_contiguous():
+                begin = tensor.data_ptr()
+                spans.append((name, written, begin, begin + tensor.numel() * tensor.element_size()))
+    for place, (name, written, begin, end) in enumerate(spans):
+        for other, (beside, _, first, last) in enumerate(spans):
+            apart = not written or other == place or last <= begin or end <= first
+            expect(apart, name, f"a buffer apart from {beside}", "one that overlaps it")
+
+
 def expect(ok: bool, what: str, expected: object, got: object) -> None:
     """Raise ValueError naming the argument, what was expected and what came."""
     if not ok:
         raise ValueError(f"{what}: expected {expected}, got {got}")
+
+
+def expect_dense(what: str, tensor: Tensor) -> None:
+    """Check that a tensor is torch's own and strided, or one that torch traces with.
+
+    Others hold their values elsewhere, or more than values. Where the sign or the conjugate is taken when
+    they are read, torch does so before an op.
+    """
+    if type(tensor) in PLAIN and tensor.layout is STRIDED and not tensor.is_nested:
+        return
+    expect(isinstance(tensor, Tensor), what, "a tensor", type(tensor).__name__)
+    expect(tensor.layout is STRIDED and not tensor.is_nested, what, "a dense tensor", _layout(tensor))
+    own = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
+    traces = isinstance(tensor, (FakeTensor, FunctionalTensor))
+    expect(traces or not own, what, "a plain tensor", type(tensor).__name__)
+
+
+def _layout(tensor: Tensor) -> str:
+    return "a nested one" if tensor.is_nested else str(tensor.layout)
+
+
+def expect_rows_apart(what: str, arena: Tensor) -> None:
+    """Check that no two rows, columns adjacent, share memory: they are written side by side."""
+    if arena.is_contiguous():
+        return
+    extent = arena.shape[-1]
+    for stride, length in sorted(zip(arena.stride()[:-1], arena.shape[:-1], strict=True)):
+        apart = stride >= extent or length < 2
+        expect(apart, what, "rows apart from each other", f"strides {arena.stride()}")
+        extent += stride * (length - 1)
 
 
 def expect_tensor(
@@ -103,7 +157,8 @@ def expect_tensor(
     dtypes: tuple[torch.dtype, ...],
     device: torch.device,
 ) -> None:
-    """Check a tensor's rank, extents (None: any), dtype and device; none of it waits for the device."""
+    """Check a tensor's kind, rank, extents (None: any), dtype and device; none of it waits for the device."""
+    expect_dense(what, tensor)
     if tensor.dtype in dtypes and tensor.device == device and _fits(tensor.shape, shape):
         return
     wanted = ", ".join("any" if extent is None else str(extent) for extent in shape)
@@ -140,7 +195,9 @@ def expect_pixels(
     """Check what crop and glance share; mean and std as plain numbers."""
     mean, std = tuple(map(float, mean)), tuple(map(float, std))
     expect(len(mean) == 3 and len(std) == 3, "mean and std", "3 values each", (len(mean), len(std)))
-    expect(0.0 not in std, "std", "no zero", std)
+    for centre, spread in zip(mean, std, strict=True):
+        held = abs(centre) <= MOST and 1 / MOST <= abs(spread) <= MOST  # nor is either NaN
+        expect(held, "mean and std", f"up to {MOST:g}, and std from {1 / MOST:g}", (mean, std))
     expect(dtype in FLOAT_DTYPES, "dtype", FLOAT_DTYPES, dtype)
     expect(size >= 1, "size", "at least 1", size)
     return mean, std

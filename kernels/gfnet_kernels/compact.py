@@ -73,8 +73,6 @@ def _compact_cpu(
 def _compact_values(
     slots: Tensor, exited: Tensor, valid: Tensor | None, survivors: Tensor, count: Tensor
 ) -> None:
-    apart = not len(slots) or survivors.data_ptr() != slots.data_ptr()
-    expect(apart, "survivors", "a buffer apart from slots", "the same")
     if valid is not None:
         expect_range("valid", valid, 0, len(slots))
         slots = slots[: int(valid)]

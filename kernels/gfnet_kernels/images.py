@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gfnet_kernels._library import FLOAT_DTYPES, PLAIN, expect
+from gfnet_kernels._library import FLOAT_DTYPES, PLAIN, expect, expect_dense
 
 IMAGE_DTYPES = (torch.uint8, *FLOAT_DTYPES)
 TRITON_DTYPES = {
@@ -47,6 +47,7 @@ class ImageTable:
     sources: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
+        expect_dense("entries", self.entries)
         shape = tuple(self.entries.shape)
         expect(len(shape) == 2 and shape[1] == ENTRY, "entries.shape", f"(slots, {ENTRY})", shape)
         expect(self.entries.dtype == torch.int64, "entries.dtype", torch.int64, self.entries.dtype)
@@ -141,6 +142,7 @@ def open_images(images: "Tensor | ImageTable", layout: str | None) -> tuple[Tens
     """What the ops take: a [N, 3, H, W] view and None, or a table's entries and its pixels' type."""
     if isinstance(images, ImageTable):
         return images.entries, images.dtype
+    expect_dense("images", images)
     planar = channels_first(images, layout)
     expect(planar.dtype in IMAGE_DTYPES, "images.dtype", " or ".join(map(str, IMAGE_DTYPES)), planar.dtype)
     return planar, None

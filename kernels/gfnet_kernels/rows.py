@@ -19,7 +19,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gfnet_kernels._library import FLOAT_DTYPES, expect, expect_range, expect_tensor, output, register
+from gfnet_kernels._library import (
+    FLOAT_DTYPES,
+    expect,
+    expect_range,
+    expect_rows_apart,
+    expect_tensor,
+    output,
+    register,
+)
 from gfnet_kernels.state import expect_unique
 
 ARENA_DTYPES = (*FLOAT_DTYPES, torch.int32, torch.uint8)
@@ -230,6 +238,7 @@ def _scatter_input(arena: Tensor, slots: Tensor, rows: Tensor, axes: int) -> Ten
     expect(arena.shape[-1] > 0, "arena", "at least one column", 0)
     expect(axes == 2 or arena.shape[1] > 0, "arena", "at least one row a slot", 0)
     expect(arena.stride(-1) == 1, "arena", "adjacent columns", f"strides {arena.stride()}")
+    expect_rows_apart("arena", arena)
     expect_tensor("slots", slots, (None,), (torch.int32,), arena.device)
     expect_tensor("rows", rows, (len(slots), arena.shape[-1]), ARENA_DTYPES, arena.device)
     return rows if rows.stride(1) == 1 else rows.contiguous()

@@ -18,7 +18,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gfnet_kernels._library import FLOAT_DTYPES, expect, expect_range, expect_tensor, output, register
+from gfnet_kernels._library import (
+    FLOAT_DTYPES,
+    expect,
+    expect_range,
+    expect_rows_apart,
+    expect_tensor,
+    output,
+    register,
+)
 
 BLOCK = 1024
 BLOCK_CPU = 1 << 16  # values of each gate worked on at a time, to stay in a core's second-level cache
@@ -164,6 +172,7 @@ def gru_step(
     shape = (3 * width,) if gates_state.ndim == 1 else (rows, 3 * width)
     expect_tensor("gates_state", gates_state, shape, (gates_in.dtype,), device)
     expect(state.stride(1) == 1, "state", "adjacent columns", f"strides {state.stride()}")
+    expect_rows_apart("state", state)
     out = output(out, (rows, width), gates_in.dtype, device)
     gates_in = gates_in if gates_in.stride(1) == 1 else gates_in.contiguous()
     gates_state = gates_state if gates_state.stride(-1) == 1 else gates_state.contiguous()

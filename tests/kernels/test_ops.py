@@ -406,7 +406,10 @@ BAD_CROPS: dict[str, tuple[dict[str, Any], str]] = {
     "channels": ({"images": photos(3, 20, 21, 4)}, "3 channels"),
     "which channels": ({"images": photos(3, 3, 21, 3)}, "layout: expected NCHW or NHWC"),
     "mean": ({"mean": (0.0,)}, "mean and std: expected 3 values each"),
-    "std": ({"std": (1.0, 0.0, 1.0)}, "std: expected no zero"),
+    "std": ({"std": (1.0, 0.0, 1.0)}, r"mean and std: expected up to 1e\+18, and std from 1e-18, got"),
+    "huge std": ({"std": (1.0, 1e30, 1.0)}, "mean and std: expected up to"),
+    "mean NaN": ({"mean": (0.0, float("nan"), 0.0)}, "mean and std: expected up to"),
+    "mean infinite": ({"mean": (0.0, 0.0, float("-inf"))}, "mean and std: expected up to"),
     "out's shape": ({"out": torch.zeros(2, 3, 9, 9)}, r"out\.shape: expected \(2, 3, 8, 8\)"),
     "out's memory": ({"out": torch.zeros(2, 3, 8, 8)}, "out memory: expected torch.channels_last"),
 }
@@ -443,7 +446,77 @@ def test_a_table_of_addresses_between_values() -> None:
         gk.glance(gk.ImageTable(entries, torch.float32), SLOTS[2:3], 8, "bicubic", MEAN, STD, torch.float32)
 
 
+def negated(tensor: Tensor) -> Tensor:
+    """The same numbers, whose sign torch takes when they are read."""
+    lazy = torch._neg_view(-tensor)  # as x.conj().imag is, but contiguous
+    assert lazy.is_neg()
+    return lazy
+
+
+def test_lazily_negated_tensors_are_what_they_show() -> None:
+    images, slots, origins, weight, state = inputs()
+    floats = images.float()
+    expected = pipeline(floats, slots, origins, weight, state)
+    lazy = negated(state_before := inputs()[4])
+    actual = pipeline(negated(floats), slots, origins, negated(weight), lazy)
+    assert_same(actual, expected)
+    assert not torch.equal(lazy, state_before), "the state was advanced in place"
+    table = gk.ImageTable.of([negated(image) for image in floats])
+    seen = gk.crop(table, slots, origins, 8, MEAN, STD, torch.float32)
+    assert seen.equal(gk.crop(floats, slots, origins, 8, MEAN, STD, torch.float32))
+    out = negated(torch.zeros(3, 4))
+    assert gk.gather(state, slots, out=out) is out
+    assert torch.equal(out, gk.gather(state, slots))
+    with pytest.raises(ValueError, match="image: expected values as they are in memory"):
+        gk.entry_of(negated(floats[0]))
+
+
+def odd_tensors() -> dict[str, Callable[[Tensor], Tensor]]:
+    from torch.masked import masked_tensor
+
+    return {
+        "sparse": lambda t: t.to_sparse(),
+        "mkldnn": lambda t: t.float().to_mkldnn(),
+        "masked": lambda t: masked_tensor(t, torch.ones_like(t, dtype=torch.bool)),
+        "nested": lambda t: torch.nested.as_nested_tensor(t),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of")
+@pytest.mark.parametrize("kind", odd_tensors())
+def test_tensors_that_hold_their_values_elsewhere_are_refused(kind: str) -> None:
+    """One at a time, wherever an op takes one; a state in another layout ended the process."""
+    odd = odd_tensors()[kind]
+    images, slots, origins, _, state = inputs()
+    gates, rows, out = torch.randn(3, 12), torch.randn(3, 4), torch.empty(3, 4)
+    results = torch.empty(3), torch.empty(3).int(), torch.empty(3).bool()
+    steps = torch.ones(3, dtype=torch.int32)
+    calls: dict[str, tuple[Callable[..., object], list[Tensor]]] = {
+        "glance": (lambda i, s: gk.glance(i, s, 8, "bicubic", MEAN, STD, torch.float32), [images, slots]),
+        "crop": (lambda i, s, o: gk.crop(i, s, o, 8, MEAN, STD, torch.float32), [images, slots, origins]),
+        "exits": (lambda *a: gk.exits(*a[:3], out=a[3:]), [rows, steps, THRESHOLDS, *results]),
+        "compact": (lambda s, e: gk.compact(s, e), [slots, results[2]]),
+        "gru": (lambda g, b, s, at, to: gk.gru_step(g, b, s, at, out=to), [gates, gates, state, slots, out]),
+        "gather": (lambda a, s, to: gk.gather(a, s, out=to), [state, slots, out]),
+        "gather_all": (lambda a, s: gk.gather_all([state, a], s), [state, slots]),
+        "scatter": (lambda a, s, r: gk.scatter(a, s, r), [state, slots, rows]),
+        "scatter_all": (lambda a, s, r, k: gk.scatter_all([a], s, [r], k), [state, slots, rows, steps]),
+        "table": (lambda i: gk.ImageTable.of([i]), [images[0]]),
+        "entry": (gk.entry_of, [images[0].float()]),
+    }
+    for name, (call, tensors) in calls.items():
+        for place, tensor in enumerate(tensors):
+            try:
+                strange = odd(tensor)
+            except (RuntimeError, TypeError, ValueError):  # there is none of this dtype or shape
+                continue
+            with pytest.raises(ValueError, match=r"expected a (dense|plain) tensor"):
+                call(*tensors[:place], strange, *tensors[place + 1 :])
+            assert name
+
+
 ONE = torch.ones(2, dtype=torch.int32)
+ROW = torch.zeros(1, 4)
 POINT = torch.tensor(1, dtype=torch.int32)
 BAD_CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "filter": (
@@ -475,6 +548,27 @@ BAD_CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "flags": (lambda: gk.compact(ONE, ONE), r"exited\.dtype: expected torch\.bool, got torch\.int32"),
     "rows": (lambda: gk.compact(torch.zeros(65537).int(), torch.zeros(65537).bool()), "at most 65536 rows"),
     "overlap": (lambda: gk.compact(ONE, ONE.bool(), out=(ONE, ONE[:1])), "a buffer apart from slots"),
+    "overlap in part": (
+        lambda: gk.gather((arena := torch.zeros(5, 4))[:4], ONE, out=arena[3:]),
+        "outs: expected a buffer apart from arenas, got one that overlaps it",
+    ),
+    "state and rows": (
+        lambda: gk.gru_step(*[torch.zeros(2, 12)] * 2, (state := torch.zeros(3, 4)), ONE, out=state[1:]),
+        "state: expected a buffer apart from out",
+    ),
+    "one row for all": (lambda: gk.scatter(ROW.expand(3, 4), ONE[:1], ROW), "arena: expected rows apart"),
+    "rows that overlap": (
+        lambda: gk.scatter(torch.zeros(9).as_strided((3, 4), (2, 1)), ONE[:1], ROW),
+        "arena: expected rows apart",
+    ),
+    "steps that overlap": (
+        lambda: gk.scatter(torch.zeros(3, 1, 4).expand(3, 2, 4), ONE[:1], ROW, ONE[:1]),
+        "arena: expected rows apart",
+    ),
+    "one state for all": (
+        lambda: gk.gru_step(torch.zeros(1, 12), torch.zeros(1, 12), ROW.expand(3, 4), ONE[:1]),
+        "state: expected rows apart",
+    ),
     "repeat": (lambda: gk.gather(torch.zeros(1, 4), ONE), r"slots: expected -1\.\.0, got 1\.\.1"),
     "twice": (lambda: gk.scatter(torch.zeros(2, 4), ONE, torch.zeros(2, 4)), "slots: expected no slot twice"),
     "step": (
