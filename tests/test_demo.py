@@ -94,6 +94,33 @@ def test_a_step_at_which_nobody_left_says_so():
     assert empty.size == Layout.of(80, 5, [1, 0, 1]).size
 
 
+def test_names_of_any_kind_are_drawn():
+    """As escapes, where they do not print: the picture is that of the escapes themselves."""
+    out = prediction([1, 2], torch.zeros(2, 1, 2, dtype=torch.long))
+    images, limits = random_images(2, 80), torch.tensor([0.5, -1e8])
+    names, shown = ("a\n\x1b[2J", "\ud800", "\u202e"), (r"a\n\x1b[2J", r"\ud800", r"\u202e")
+    pictures = [draw_exits(images, out, limits, torch.zeros(2), n, patch_size=32) for n in (names, shown)]
+    assert pictures[0].tobytes() == pictures[1].tobytes()
+
+
+def test_an_earlier_picture_stays_until_there_is_another(model, tmp_path, monkeypatch):
+    path = tmp_path / "x[" / "y].png"  # "[/y]" ends something, in markup
+    path.parent.mkdir()
+    path.write_bytes(b"earlier")
+    text = Console(file=StringIO(), width=120, markup=False)
+
+    def fails(self, *args, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", fails)
+        with pytest.raises(OSError, match="No space left"):
+            run_demo(path, count=4, model=model, task=TASK, console=text)
+    assert [(p.name, p.read_bytes()) for p in path.parent.iterdir()] == [(path.name, b"earlier")]
+    run_demo(path, count=4, model=model, task=TASK, console=text)
+    assert Image.open(path).format == "PNG"
+
+
 def test_what_cannot_be_drawn_or_written(model, tmp_path):
     out = prediction([1, 2], torch.zeros(2, 1, 2, dtype=torch.long))
     with pytest.raises(InputError, match="expected uint8"):
@@ -107,6 +134,9 @@ def test_what_cannot_be_drawn_or_written(model, tmp_path):
             run_demo(target, model=model, task=TASK, **options)
     with pytest.raises(InputError, match="expected a model of 192 px"):
         run_demo(tmp_path / "x.png", model=model)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(InputError, match=r"expected a .png file in a folder that exists, got .*folder\.png"):
+        run_demo(tmp_path / "folder.png", model=model, task=TASK)
 
 
 def test_wilson_s_interval():

@@ -39,7 +39,7 @@ def finite(value: float | None) -> float | None:
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.", callback=_hush)]
-LARGEST_SEED = 2**31 - 1
+LARGEST_SEED, LARGEST_BATCH = 2**31 - 1, 2**16
 
 
 @app.callback(invoke_without_command=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gfnet_fast.cli.app import LARGEST_SEED, Quiet, app, model_path
+from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, Quiet, app, model_path
 from gfnet_fast.cli.calibrate import DATA_HELP
 from gfnet_fast.cli.console import plain_table, results_console
 from gfnet_fast.cli.output import check_file, opened
@@ -31,7 +31,8 @@ def bench(
     ] = 8,
     rounds: Annotated[int, typer.Option(min=3, help="Timed rounds; the median counts.")] = 5,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Largest of every contender; the predictor's own.")
+        int | None,
+        typer.Option(min=1, max=LARGEST_BATCH, help="Largest of every contender; the predictor's own."),
     ] = None,
     baselines: Annotated[
         int, typer.Option(min=1, help="Images for the official way and the full image.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gfnet_fast.cli.app import LARGEST_SEED, Quiet, app, finite, model_path
+from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, Quiet, app, finite, model_path
 from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
 from gfnet_fast.cli.output import check_new
 from gfnet_fast.cli.process import say
@@ -61,7 +61,9 @@ def calibrate(
     ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="Of the timed runs: auto, float32, bfloat16, float16.")] = "auto",
-    batch: Annotated[int | None, typer.Option(min=1, help="Largest batch of the timed runs.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_BATCH, help="Largest batch of the timed runs.")
+    ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Time compiled networks.")] = False,
     quiet: Quiet = False,
 ) -> None:

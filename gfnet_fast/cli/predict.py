@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gfnet_fast.cli.app import Quiet, app, model_path
+from gfnet_fast.cli.app import LARGEST_BATCH, Quiet, app, model_path
 from gfnet_fast.cli.console import progress
 from gfnet_fast.cli.output import check_file, opened
 from gfnet_fast.cli.process import SOME_FAILED, say
@@ -57,7 +57,8 @@ def predict(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or, on a GPU, float16.")] = "auto",
     compile: Annotated[str, typer.Option(help="auto (long jobs), always or never.")] = "auto",
     batch: Annotated[
-        int | None, typer.Option(min=1, help="The largest batch.", show_default="64, GPU 128")
+        int | None,
+        typer.Option(min=1, max=LARGEST_BATCH, help="The largest batch.", show_default="64, GPU 128"),
     ] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -79,10 +79,12 @@ def _run() -> int:
         say(f"error: {error}")
     except OSError as error:
         say(f"error: {_of_the_system(error)}")
-    except MemoryError as error:
-        say(f"error: memory: expected enough for this, got too little ({reason(error)})")
     except RecursionError:
         say("error: input: expected less nesting, got more than can be followed")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):  # as torch says it of memory
+            raise
+        say(f"error: memory: expected enough for this, got too little ({reason(error)})")
     except UnicodeError as error:
         say(f"error: text: expected one that can be read and written, got {reason(error)}")
     return FAILED

@@ -68,7 +68,8 @@ def train(
         else:
             training.update(checked(TrainConfig, {name: value}, "--set"))
     flags = {"batch": batch, "seed": seed, "amp": amp}
-    training.update({name: value for name, value in flags.items() if value is not None})
+    given = {name: value for name, value in flags.items() if value is not None}
+    training.update(checked(TrainConfig, given, "options"))
     job = Job(
         data,
         output,

@@ -6,7 +6,6 @@ behaviour of the official training script.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -17,6 +16,8 @@ from gfnet_fast.files import parse_json
 
 LARGEST = 2**63 - 1
 """The largest whole number of a setting."""
+LARGEST_RATE = 1e6
+"""The largest rate or weight: all that a run makes of it is a float32."""
 
 
 @dataclass(frozen=True)
@@ -105,17 +106,19 @@ class TrainConfig:
         for name in ("seed", "split_seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected at least 0, got {getattr(self, name)}")
-        if not 0 < self.action_std < math.inf:
-            raise InputError(f"action_std: expected more than 0 and finite, got {self.action_std}")
+        if not 0 < self.action_std <= LARGEST_RATE:
+            raise InputError(f"action_std: expected more than 0 to {LARGEST_RATE:g}, got {self.action_std}")
         for name in ("ema", "heldout", "validation"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}: expected 0 or more and less than 1, got {getattr(self, name)}")
         rates = ("backbone_lr", "thumbnail_lr", "policy_lr", "momentum", "weight_decay", "auxiliary")
         for name in (*rates, "clip", "value_weight", "entropy_weight", "color_jitter"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name}: expected a number of at least 0, got {getattr(self, name)}")
-        if len(self.classifier_lr) != 2 or not all(0 <= rate < math.inf for rate in self.classifier_lr):
-            raise InputError(f"classifier_lr: expected two numbers of at least 0, got {self.classifier_lr}")
+            if not 0 <= getattr(self, name) <= LARGEST_RATE:
+                raise InputError(f"{name}: expected 0 to {LARGEST_RATE:g}, got {getattr(self, name)}")
+        if len(self.classifier_lr) != 2 or not all(0 <= rate <= LARGEST_RATE for rate in self.classifier_lr):
+            raise InputError(
+                f"classifier_lr: expected two numbers from 0 to {LARGEST_RATE:g}, got {self.classifier_lr}"
+            )
         for name in ("gamma", "flip", "erase"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}: expected 0 to 1, got {getattr(self, name)}")

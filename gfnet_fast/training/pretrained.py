@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gfnet_fast.errors import CheckpointError, InputError
+from gfnet_fast.checkpoints.native import read_weights
+from gfnet_fast.checkpoints.official import read_content
+from gfnet_fast.errors import CheckpointError, InputError, reason, shown
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.macs import shadow
 
@@ -71,22 +73,28 @@ def _timm_weights(model: GFNet) -> dict[str, Tensor]:
         args: dict[str, Any] = dict(config.backbone_args)
         return timm.create_model(name, pretrained=True, num_classes=config.classes, **args).state_dict()
     except Exception as error:  # whatever the client of the hub raises without a network
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"pretrained: expected {name}'s weights in timm's cache or from the network, got {reason}; "
+            f"pretrained: expected {name}'s weights in timm's cache or from the network, got {reason(error)}; "
             "give a file of weights"
         ) from error
 
 
 def _file_weights(path: Path) -> dict[str, Tensor]:
-    from timm.models import load_state_dict
+    """The weights in a safetensors file or one that torch.save wrote; of a training's, the averaged ones."""
+    from timm.models import clean_state_dict
 
     if not path.is_file():
         raise CheckpointError(
             f"{path}: expected a file of a backbone's weights (or 'timm'), got nothing there"
         )
-    try:
-        return load_state_dict(str(path), device="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in whatever way its bytes lead to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: expected a file of weights, got one that fails: {reason}") from error
+    content: Any = read_weights(path) if path.suffix == ".safetensors" else read_content(path)
+    for name in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(content.get(name), dict):
+            content = content[name]
+            break
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path}: expected tensors by name, got {shown(name)}: {type(value).__name__}"
+            )
+    return clean_state_dict(content)

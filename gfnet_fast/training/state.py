@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gfnet_fast.checkpoints.official import read_content
 from gfnet_fast.errors import CheckpointError, InputError, reason, shown
 from gfnet_fast.files import DRAFT, read_json, replacing
 
@@ -82,9 +83,4 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     path = folder / CHECKPOINT
     if not path.exists():
         return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in whatever way its bytes lead to
-        raise CheckpointError(
-            f"{path}: expected a checkpoint of a run, got a damaged one ({reason(error)})"
-        ) from error
+    return read_content(path)

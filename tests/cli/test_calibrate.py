@@ -76,7 +76,7 @@ def test_a_new_folder_for_what_has_none_to_write_into(capsys, model, folder, tmp
         (2, (model, "-o", tmp_path / "no" / "new"), "expected a folder that exists"),
         (2, (model, "-o", model / "new"), "expected a path outside the model"),
         (2, (model, "-o", folder / "new"), "which is read"),
-        (2, (model, "--holdout", "nan"), "expected a finite number, got nan"),
+        (2, (model, "--holdout", "nan"), "'--holdout'"),
         (2, (model, "--seed", -1), "'--seed'"),
         (1, ("digits",), "use --output"),
         (1, (model / "model.safetensors",), "use --output"),

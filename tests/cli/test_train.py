@@ -157,8 +157,13 @@ def test_settings_by_type(values, expected):
         ({"epochs": "1,2"}, r"here: epochs: expected 4 values \(.*\), got '1,2'"),
         ({"reward": "money"}, "here: reward: expected one of difference, contrast, got 'money'"),
         ({"colour": 1}, "here: expected some of epochs, .*, got colour"),
+        ({"gamma": "NaN"}, "here: gamma: expected a number, got 'NaN'"),
+        ({"gamma": 10**400}, r"here: gamma: expected a number, got 1000+\.\.\.0+$"),
+        ({"seed": 2**63}, "here: seed: expected a whole number, got 9223372036854775808"),
+        ({"seed": "9" * 5000}, r"here: seed: expected a whole number, got '9+\.\.\.9+'$"),
+        ({"batch": "[" * 100000}, r"here: batch: expected a whole number, got '\[+\.\.\.\[+'$"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_settings_that_do_not_fit(values, message):
     with pytest.raises(InputError, match=message):
@@ -185,6 +190,11 @@ def test_settings_of_a_file(tmp_path, suffix):
     training, model = _file_settings(path)
     assert checked(TrainConfig, training, "file") == {"gamma": 0.5, "epochs": (0, 1, 1, 1)}
     assert checked(GFNetConfig, model, "file") == {"policy": "conv"}
-    path.write_text("{")
-    with pytest.raises(InputError, match=f"settings.{suffix}: expected settings as JSON or TOML"):
+    for text in ("{", "[" * 100_000, "a = " + "[" * 100_000, "\x00", "x" * (2**23 + 1)):
+        path.write_text(text)
+        with pytest.raises(InputError, match=f"settings.{suffix}: expected settings as JSON or TOML"):
+            _file_settings(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=f"settings.{suffix}: expected .*, got a pipe"):
         _file_settings(path)

@@ -16,7 +16,7 @@ from gfnet_fast.files import write_json
 from gfnet_fast.training import folder
 from gfnet_fast.training.folder import Interrupted
 from gfnet_fast.training.job import Manner
-from gfnet_fast.training.state import check_settings
+from gfnet_fast.training.state import check_settings, drafts
 from tests.training.folder_helpers import QUIET, assert_bit_equal, train, weights, write_pictures
 
 # Everything that has a state of its own: average, augmentation, parts of batches.
@@ -227,6 +227,44 @@ def test_settings_alone_are_no_run(tmp_path):
     (tmp_path / "training.json").unlink()
     with pytest.raises(InputError, match="expected a new folder"):
         check_settings(tmp_path, {"batch": 128})
+
+
+def test_drafts_are_no_run(tmp_path):
+    """Of a run that was killed in a write; files of somebody else's that end alike are left alone."""
+    ours = [
+        "training.json",
+        "checkpoint.pt",
+        "metrics.jsonl",
+        "model.safetensors",
+        "failed-stage1-epoch0-batch2.pt",
+    ]
+    for name in ours:
+        (tmp_path / f"{name}.0123456789abcdef.part").touch()
+    check_settings(tmp_path, {"batch": 128})
+    assert {path.name.split(".01")[0] for path in drafts(tmp_path)} == set(ours)
+    (tmp_path / "film.part").touch()
+    assert len(drafts(tmp_path)) == len(ours)
+    with pytest.raises(InputError, match="expected a new folder"):
+        check_settings(tmp_path, {"batch": 128})
+
+
+def test_settings_of_a_run_are_read_as_they_were_written(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; "
+        "from gfnet_fast.training.state import check_settings; p = Path(sys.argv[1]);"
+        "c = {'classes': [chr(233)]};"
+        "(p / 'training.json').write_text('{\"classes\": [\"' + chr(233) + '\"]}', 'utf-8');"
+        "(p / 'checkpoint.pt').touch(); check_settings(p, c)"
+    )
+    locale = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], env=locale, timeout=60, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "training.json").unlink()
+    os.mkfifo(tmp_path / "training.json")
+    with pytest.raises(
+        CheckpointError, match=r"training.json: expected the settings of a run, got .* a pipe"
+    ):
+        check_settings(tmp_path, {"classes": ["é"]})
 
 
 def test_a_folder_of_something_else_is_left_alone(data, tmp_path):
