@@ -208,8 +208,9 @@ def _check_shape(what: str, dtype: str, shape: list[int], size: int) -> None:
 def read_image(source: Source, config: GFNetConfig) -> torch.Tensor:
     """One preprocessed image: uint8 ``[S, S, 3]``, or float32 ``[3, S, S]`` where it came normalised.
 
+    A path is of an image file; bytes, and a binary file object from where it stands, are an encoded image.
     Arrays and tensors are uint8 ``[H, W, 3]`` or ``[3, H, W]`` of any size, or float32 ``[3, S, S]``,
-    preprocessed and normalised already. InputError says what else came.
+    preprocessed and normalised already. Alpha is dropped. InputError says what else came.
     """
     return prepare(take(source, config), config)
 
