@@ -302,7 +302,7 @@ class Predictor:
 
         Parameters
         ----------
-        source : path, folder, glob, encoded bytes, binary file, PIL image, array, tensor, or an iterable of them
+        source : path, folder, glob, encoded bytes, binary file, PIL image, array, tensor; or an iterable
         on_error : "raise" or "return"
             Whether an image that cannot be used raises, after the results before it, InputError (PassError
             where it could not be computed), or gives a Result with `error`. What the iterable itself raises
