@@ -22,7 +22,7 @@ from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.macs import static_macs
 from gfnet_fast.predictor import Predictor
 from gfnet_fast.results import Prediction
-from gfnet_fast.text import plain
+from gfnet_fast.text import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,16 +84,15 @@ def run_demo(
     if config.image_size != task.canvas or config.classes != 10:
         expected = f"a model of {task.canvas} px images and 10 classes"
         raise InputError(f"model: expected {expected}, got {config.image_size} px and {config.classes}")
-    remarks = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     early, whole = Predictor(model), Predictor(model, budget=Budget(max_steps=config.steps))
     first = Predictor(model, budget=Budget(max_steps=1))
 
-    remarks.print(f"composing {count} canvases of {task.canvas} px from held-out digits")
+    say(f"composing {count} canvases of {task.canvas} px from held-out digits")
     images, labels = _compose(task, count, seed)
     images, labels = images.to(early.device), labels.to(early.device)
     some = images[:FULL_IMAGES]
 
-    remarks.print("classifying them (once for the answers, and to warm up)")
+    say("classifying them (once for the answers, and to warm up)")
     prediction = early.predict_batch(images)
     answers = [
         prediction.class_id,
@@ -101,7 +100,7 @@ def run_demo(
         whole.predict_batch(images).class_id,
         full_image(model, some),
     ]
-    remarks.print(f"timing {REPEATS} rounds, the contenders in turn")
+    say(f"timing {REPEATS} rounds, the contenders in turn")
     seconds = _time_in_turn(
         [
             lambda: early.predict_batch(images),
@@ -158,7 +157,7 @@ def run_demo(
     )
     with replacing(output) as file:
         picture.save(file, "PNG")
-    remarks.print(f"wrote {plain(str(output))}: the first images to leave at each step, not chosen")
+    say(f"wrote {output}: the first images to leave at each step, not chosen")
     return facts
 
 

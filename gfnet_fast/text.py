@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import unicodedata
+from contextlib import suppress
+from typing import TextIO
 
 # Zero-width non-joiner and joiner: format characters that words and emoji are written with.
 _JOINERS = "\u200c\u200d"
@@ -17,6 +21,20 @@ def plain(text: str, encoding: str = "utf-8") -> str:
     if not text.isprintable():
         text = "".join(c if _prints(c) else c.encode("unicode_escape").decode() for c in text)
     return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def say(text: str) -> None:
+    """One line on stderr; where nobody takes it, it is lost, and whatever goes on goes on."""
+    try:
+        print(plain(text, sys.stderr.encoding or "utf-8"), file=sys.stderr, flush=True)
+    except OSError:
+        give_up(sys.stderr)
+
+
+def give_up(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere, or Python fails with it again when it ends."""
+    with suppress(OSError):  # where no descriptor is behind it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _prints(character: str) -> bool:

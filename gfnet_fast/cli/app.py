@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gfnet_fast.cli.process import INTERRUPTED, USAGE, hush, say
+from gfnet_fast.cli.process import INTERRUPTED, USAGE, hush
+from gfnet_fast.text import say
 
 app = typer.Typer(
     name="gfnet-fast",

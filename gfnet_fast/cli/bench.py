@@ -11,8 +11,7 @@ from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, Quiet, app, model_pa
 from gfnet_fast.cli.calibrate import DATA_HELP
 from gfnet_fast.cli.console import plain_table, results_console
 from gfnet_fast.cli.output import check_file, opened
-from gfnet_fast.cli.process import say
-from gfnet_fast.text import plain
+from gfnet_fast.text import plain, say
 
 
 @app.command()

@@ -11,9 +11,8 @@ import typer
 from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, Quiet, app, finite, model_path
 from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
 from gfnet_fast.cli.output import check_new
-from gfnet_fast.cli.process import say
 from gfnet_fast.errors import InputError
-from gfnet_fast.text import plain
+from gfnet_fast.text import plain, say
 
 if TYPE_CHECKING:
     from gfnet_fast.evaluation import MeasuredCosts, Steps

@@ -12,7 +12,8 @@ import typer
 from gfnet_fast.cli.app import LARGEST_SEED, Quiet, app, finite, model_path
 from gfnet_fast.cli.calibrate import DATA_HELP
 from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
-from gfnet_fast.cli.process import FAILED, say
+from gfnet_fast.cli.process import FAILED
+from gfnet_fast.text import say
 
 DIGITS = 4000
 

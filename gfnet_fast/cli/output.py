@@ -14,8 +14,8 @@ from typing import TextIO
 import typer
 
 from gfnet_fast.cli.app import model_path
-from gfnet_fast.cli.process import say
 from gfnet_fast.files import replacing
+from gfnet_fast.text import say
 
 _STDOUT = ("-", "/dev/stdout")
 

@@ -13,8 +13,8 @@ import typer
 from gfnet_fast.cli.app import LARGEST_BATCH, Quiet, app, model_path
 from gfnet_fast.cli.console import progress
 from gfnet_fast.cli.output import check_file, opened
-from gfnet_fast.cli.process import SOME_FAILED, say
-from gfnet_fast.text import plain
+from gfnet_fast.cli.process import SOME_FAILED
+from gfnet_fast.text import plain, say
 
 if TYPE_CHECKING:
     from gfnet_fast.exits import Budget

@@ -11,12 +11,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from gfnet_fast.errors import GFNetError, reason
-from gfnet_fast.text import plain
+from gfnet_fast.text import give_up, say
 
 FAILED, USAGE, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
 
@@ -35,16 +35,8 @@ def main() -> None:
         if status == 0 and not isinstance(error, BrokenPipeError):
             say(f"error: {_of_the_system(error)}")
         status = status or FAILED
-        _give_up(sys.stdout)
+        give_up(sys.stdout)
     sys.exit(status)
-
-
-def say(text: str) -> None:
-    """One line on stderr; where nobody takes it, it is lost."""
-    try:
-        print(plain(text, sys.stderr.encoding or "utf-8"), file=sys.stderr, flush=True)
-    except OSError:
-        _give_up(sys.stderr)
 
 
 def stop(message: str, status: int) -> NoReturn:
@@ -54,7 +46,7 @@ def stop(message: str, status: int) -> NoReturn:
 
 
 def hush() -> None:
-    """Nothing on stderr from now on but what :func:`say` says."""
+    """Nothing on stderr from now on but what :func:`gfnet_fast.text.say` says."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
 
@@ -121,12 +113,6 @@ def _open_missing() -> None:
         sys.stdout = _Closed()
     if sys.stderr is None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-
-
-def _give_up(stream: TextIO) -> None:
-    """Let what a stream still holds go nowhere, or Python fails with it again when it ends."""
-    with suppress(OSError):  # where no descriptor is behind it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager

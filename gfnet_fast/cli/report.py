@@ -9,7 +9,7 @@ import typer
 
 from gfnet_fast.cli.app import app
 from gfnet_fast.cli.output import check_file, opened
-from gfnet_fast.cli.process import say
+from gfnet_fast.text import say
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Any
 
 from gfnet_fast.errors import InputError
 from gfnet_fast.files import write_text
-from gfnet_fast.text import plain
+from gfnet_fast.text import plain, say
 from gfnet_fast.training.state import METRICS
 
 
@@ -59,11 +59,10 @@ class Progress:
         """A line on stderr."""
         if self.quiet:
             return
-        text = plain(text)
         if self.bar is not None:
-            self.bar.console.print(text, soft_wrap=True)
+            self.bar.console.print(plain(text), soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def batch(self, what: str, done: int, of: int) -> None:
         if self.bar is not None:
