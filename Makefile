@@ -4,13 +4,18 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 BUILD_FILES = pyproject.toml setup.py constraints.txt $(shell find csrc CMakeLists.txt -type f)
 
-.PHONY: demo test bench lint sanitizers clean
+.PHONY: demo test fuzz bench lint sanitizers clean
 
 demo: .venv/.core
 	.venv/bin/gfnet-fast demo --output demo.png
 
 test: .venv/.dev
 	.venv/bin/python -m pytest -q tests
+
+# Mutated files, numbers and calls, a hundred times as long as in the tests: SECONDS for each reader.
+SECONDS ?= 300
+fuzz: .venv/.dev
+	GFNET_FUZZ_SECONDS=$(SECONDS) .venv/bin/python -m pytest -q tests/fuzz
 
 # Every budget of the embedded model and what it replaces: rows in bench/results, curves in build/budgets.html.
 bench: .venv/.report

@@ -73,9 +73,9 @@ def _timm_weights(model: GFNet) -> dict[str, Tensor]:
         args: dict[str, Any] = dict(config.backbone_args)
         return timm.create_model(name, pretrained=True, num_classes=config.classes, **args).state_dict()
     except Exception as error:  # whatever the client of the hub raises without a network
+        expected = f"{name}'s weights in timm's cache or from the network"
         raise InputError(
-            f"pretrained: expected {name}'s weights in timm's cache or from the network, got {reason(error)}; "
-            "give a file of weights"
+            f"pretrained: expected {expected}, got {reason(error)}; give a file of weights"
         ) from error
 
 

@@ -306,7 +306,10 @@ def test_weights_that_do_not_fit(small, tmp_path):
     with pytest.raises(CheckpointError, match=r"w.pth: expected a file of a backbone's weights"):
         load_pretrained(small, str(path))
     path.write_bytes(b"no weights")
-    with pytest.raises(CheckpointError, match=r"w.pth: expected a file of weights, got one that fails"):
+    with pytest.raises(CheckpointError, match=r"w.pth: expected a file that torch\.save wrote, got a text"):
+        load_pretrained(small, str(path))
+    torch.save({"model": {"conv1.weight": [1.0]}}, path)
+    with pytest.raises(CheckpointError, match=r"w.pth: expected tensors by name, got 'conv1.weight': list"):
         load_pretrained(small, str(path))
     other = timm.create_model("resnet18", num_classes=3, channels=[16, 16, 16, 32], layers=[1, 1, 1, 1])
     torch.save(other.state_dict(), path)

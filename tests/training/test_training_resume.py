@@ -279,7 +279,7 @@ def test_a_damaged_checkpoint(data, undisturbed, tmp_path):
     output.mkdir()
     (output / "training.json").write_bytes((undisturbed / "training.json").read_bytes())
     (output / "checkpoint.pt").write_bytes((undisturbed / "checkpoint.pt").read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match=r"checkpoint.pt: expected a checkpoint of a run"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: expected a file that torch\.save wrote"):
         train(data, output, **SETTINGS)
     assert sorted(path.name for path in output.iterdir()) == ["checkpoint.pt", "training.json"]
 
