@@ -15,15 +15,13 @@ from gfnet_fast.errors import InputError, reason
 
 Image.init()
 
-# Raster formats that Pillow decodes itself: no document, and nothing that starts another program.
-FORMATS = tuple(
-    name
-    for name in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-    if name in Image.OPEN
-)
+# Raster formats that Pillow decodes itself: no document, nothing that starts another program, and no file of
+# files whose images may be larger than it says (icons). Folders are searched for the first group.
+_COMMON = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = tuple(name for name in (*_COMMON, "DIB", "PCX", "QOI", "SGI", "TGA") if name in Image.OPEN)
 # Without films, and floats that would be refused.
 SUFFIXES = frozenset(
-    suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS and suffix not in (".avifs", ".pfm")
+    suffix for suffix, name in Image.EXTENSION.items() if name in _COMMON and suffix not in (".avifs", ".pfm")
 )
 
 # A decoded image larger than this is taken for a decompression bomb; a 124 KB PNG can claim 3 GB.

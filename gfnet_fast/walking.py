@@ -1,8 +1,8 @@
 """The images below a folder or of a glob: one rule for what is predicted, measured and trained on.
 
 Regular files with a suffix of :data:`~gfnet_fast.pictures.SUFFIXES`. Links are followed, to folders too; a
-folder that is above itself is not entered again. Names that begin with a dot and ``__MACOSX`` are left out,
-unless they are named.
+folder to which several paths lead, those of a loop among them, is entered by the first. Names that begin with
+a dot and ``__MACOSX`` are left out, unless they are named.
 """
 
 from __future__ import annotations
@@ -97,9 +97,10 @@ def _with(folder: Path, above: frozenset[Key]) -> frozenset[Key]:
 
 
 def _below(folder: Path, above: frozenset[Key]) -> Iterator[_Seen]:
-    """Everything below a folder that is not hidden, depth first, by names."""
+    """Everything below a folder that is not hidden, depth first, by names; each folder once."""
     if (within := _with(folder, above)) == above:
         return
+    entered: set[Key] = set()
     under_way = [(within, _in(folder, within))]  # a list, for folders can be nested deeper than calls
     while under_way:
         within, rest = under_way[-1]
@@ -108,7 +109,8 @@ def _below(folder: Path, above: frozenset[Key]) -> Iterator[_Seen]:
             under_way.pop()
         elif one.above is None or one.error is not None:
             yield one
-        elif (deeper := _with(one.path, within)) != within:
+        elif (new := (deeper := _with(one.path, within)) - within) and not new & entered:
+            entered |= {key for key in new if key[0] >= 0}
             yield one
             under_way.append((deeper, _in(one.path, deeper)))
 

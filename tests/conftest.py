@@ -16,6 +16,10 @@ from gfnet_fast.checkpoints import load
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.model.gfnet import GFNet
 
+needs_bfloat16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="needs a CPU that computes in bfloat16"
+)
+
 CONFORMANCE = Path(__file__).parent / "data" / "conformance"
 CONFIGS = (
     "resnet50_96_T5",

@@ -9,7 +9,7 @@ from torchvision import transforms, tv_tensors
 
 import gfnet_fast as gf
 from gfnet_fast.sources import read_image
-from tests.conftest import random_images, tiny_config
+from tests.conftest import needs_bfloat16, random_images, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,13 @@ def test_arguments_that_are_wrong(tiny):
 
 
 @pytest.mark.parametrize(
-    "options", [{"dtype": "bfloat16"}, {"dtype": torch.bfloat16}, {"compile": "always"}], ids=str
+    "options",
+    [
+        pytest.param({"dtype": "bfloat16"}, marks=needs_bfloat16),
+        pytest.param({"dtype": torch.bfloat16}, marks=needs_bfloat16),
+        {"compile": "always"},
+    ],
+    ids=str,
 )
 def test_other_precisions_and_compiled_encoders_stay_close_and_leave_the_model_alone(tiny, options):
     images = random_images(12, tiny.config.image_size)

@@ -287,7 +287,7 @@ def test_grey_images_are_coloured_when_they_are_small(mode, filter, side):
     assert torch.equal(read_image(image, config), expected)
 
 
-@pytest.mark.parametrize("format", ["png", "gif", "tiff", "bmp", "ppm", "jpeg", "webp"])
+@pytest.mark.parametrize("format", ["png", "gif", "tiff", "bmp", "ppm", "jpeg", "webp", "tga"])
 def test_the_first_image_of_a_file(format, tmp_path):
     others = [Image.fromarray(PIXELS[::-1]), Image.fromarray(255 - PIXELS)]
     film = {"save_all": True, "append_images": others} if format in ("png", "gif", "tiff", "webp") else {}
@@ -300,7 +300,7 @@ def test_the_first_image_of_a_file(format, tmp_path):
 
 def test_documents_and_programs_are_refused(tmp_path):
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 90\n%%EndComments\nshowpage\n"
-    for content in (postscript, b"%PDF-1.4\n", encoded("tga"), encoded("ico"), encoded("pcx")):
+    for content in (postscript, b"%PDF-1.4\n", encoded("ico"), encoded("icns")):
         with pytest.raises(gf.InputError, match="got a file of another kind"):
             open_image(content)
 

@@ -6,7 +6,7 @@ import torch
 from gfnet_fast._scheduler import Mode, Reason, Verdict
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.errors import InputError
-from tests.conftest import expected_exits, random_images, tiny_model
+from tests.conftest import expected_exits, needs_bfloat16, random_images, tiny_model
 from tests.engine.engine_helpers import (
     MODES,
     FakeClock,
@@ -250,6 +250,7 @@ def test_measured_costs_and_defaults(tiny):
     assert engine.scheduler.statistics().passes == out.exit_step.sum(), "no image takes a step too many"
 
 
+@needs_bfloat16
 def test_bfloat16_is_close(tiny):
     images = random_images(16, 80, 12)
     engine = engine_of(tiny, (8,), dtype=torch.bfloat16)

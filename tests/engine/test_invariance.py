@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.conftest import random_images
+from tests.conftest import needs_bfloat16, random_images
 from tests.engine.engine_helpers import MODES, engine_of, in_order
 from tests.engine.test_eager import random_thresholds
 
@@ -14,7 +14,9 @@ def equal_to_the_bit(out, expected, rows):
     return all(torch.equal(a, b[rows]) for a, b in zip(out, expected, strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)], ids=str
+)
 def test_batch_size_position_order_and_company(tiny, dtype):
     images = random_images(48, 80, 1)
     thresholds = random_thresholds(tiny, images, 1)
