@@ -28,8 +28,8 @@ SUFFIXES = frozenset(
 MAX_PIXELS = 128 * 2**20
 MAX_ENCODED = 512 * 2**20
 
-# What a decoded image may take: so many bytes, and as many more for each byte of its file.
-MEMORY, GROWTH = 192 * 2**20, 32
+# What an image may take, decoded and while it is resized: so many bytes, and more for each byte of its file.
+MEMORY, GROWTH = 224 * 2**20, 32
 
 # Bytes a pixel that Pillow holds of a mode, the copy in "RGB" (of "1" in "L") included; 8 of others.
 _HELD = {"L": 1, "1": 2, "RGB": 4, "P": 5}
@@ -37,11 +37,14 @@ _HELD = {"L": 1, "1": 2, "RGB": 4, "P": 5}
 _TILE_SIDES = (322, 323)  # TIFF's tags; a tile is decoded as a whole, however small the image is
 
 
-def decode(content: bytes) -> Image.Image:
+def decode(content: bytes, resize_to: int | None = None) -> Image.Image:
     """The first image of an encoded file, in mode "L" or "RGB" and memory of its own; alpha is dropped.
 
+    `resize_to`: pixels of the short side that it will be resized to.
+
     InputError on what is no image of FORMATS, is damaged, has more than 8 bits a channel, or would take more
-    memory than MEMORY and GROWTH times the file's size. What a codec takes for itself is not counted.
+    memory, the resize included, than MEMORY and GROWTH times the file's size. What a codec takes for itself
+    is not counted.
     """
     if not content:
         raise InputError(
@@ -53,7 +56,7 @@ def decode(content: bytes) -> Image.Image:
         with quiet():
             image = Image.open(io.BytesIO(content), formats=FORMATS)
             check_size(image)
-            _check_memory(image, len(content))
+            _check_memory(image, len(content), resize_to)
             image.load()
             return coloured(image)
     except InputError:
@@ -78,11 +81,15 @@ def check_size(image: Image.Image) -> None:
         raise InputError(f"expected {expected}, got mode {image.mode}")
 
 
-def _check_memory(image: Image.Image, size: int) -> None:
+def _check_memory(image: Image.Image, size: int, resize_to: int | None) -> None:
     width, height = image.size
     tags = getattr(image, "tag_v2", {})
     tile = [tags.get(tag, 0) for tag in _TILE_SIDES]
     held = max(width * height, tile[0] * tile[1]) * _HELD.get(image.mode, 8)
+    if resize_to is not None:  # Pillow resizes the rows first, and then the columns of what that gave
+        scale = resize_to / min(width, height)
+        resized = int(scale * width) * (height + int(scale * height))
+        held += resized * (1 if image.mode in ("L", "1") else 4)
     limit = MEMORY + GROWTH * size
     if held > limit:
         got = f"{held} ({width} x {height} pixels in {size} bytes)"

@@ -225,7 +225,7 @@ def prepare(taken: Taken, config: GFNetConfig) -> torch.Tensor:
         interleaved = taken if taken.shape[2] == 3 else np.ascontiguousarray(taken.transpose(1, 2, 0))
         taken = Image.fromarray(interleaved)
     name = taken if isinstance(taken, str) else "image"
-    image = taken if isinstance(taken, Image.Image) else open_image(taken)
+    image = taken if isinstance(taken, Image.Image) else open_image(taken, config.resize_to)
     try:
         return preprocess(image, config)
     except InputError as error:
@@ -247,15 +247,18 @@ def preprocess(image: Image.Image, config: GFNetConfig) -> torch.Tensor:
     return torch.from_numpy(np.array(image.convert("RGB")))
 
 
-def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
+def open_image(source: str | os.PathLike[str] | bytes, resize_to: int | None = None) -> Image.Image:
     """The image of a file or of its bytes, decoded, in mode "L" or "RGB"; InputError where there is none.
+
+    `resize_to`: pixels of the short side that it will be resized to, which takes memory too.
 
     The file is read as a whole: a decoder that mapped it would end the process where somebody else makes it
     shorter meanwhile.
     """
     name = "image" if isinstance(source, bytes) else str(source)
     try:
-        return decode(source if isinstance(source, bytes) else read_bytes(source, MAX_ENCODED))
+        content = source if isinstance(source, bytes) else read_bytes(source, MAX_ENCODED)
+        return decode(content, resize_to)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     except (FileNotFoundError, NotADirectoryError):

@@ -241,7 +241,19 @@ def test_what_would_take_too_much_memory_is_not_decoded(monkeypatch, content, me
         open_image(content)
 
 
+def test_a_strip_that_its_resize_would_blow_up_is_not_decoded(monkeypatch):
+    """70 pixels wide, 36 million in all: 147 MB decoded, and its rows and all of it resized."""
+    strip = png(70, 524_288)
+    assert open_image(strip).size == (70, 524_288)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
+    side = 140
+    held = 4 * 70 * 524_288 + 4 * side * (524_288 + 2 * 524_288)
+    with pytest.raises(gf.InputError, match=f"bytes of memory, got {held} "):
+        open_image(strip, side)
+
+
 def test_large_images_that_fit_are_decoded():
+    assert open_image(png(6000, 8000), 256).size == (6000, 8000)
     assert open_image(png(9000, 9000, kind=0)).size == (9000, 9000)
     assert open_image(png(8000, 8000, depth=1, kind=0)).mode == "L"
 
