@@ -13,11 +13,12 @@ from typing import Any
 
 from gfnet_fast.errors import CheckpointError, shown
 
-MAX_DEPTH = 512
-"""Blocks of a network, and the sum of a list of them."""
-
 MAX_NUMBER = 65_536
 MAX_ITEMS = 64
+
+# Beyond these a network takes many seconds to lay out: blocks, of a list their sum, and pixels.
+BLOCKS = {"layers": 64, "depth": 64, "depths": 64, "block_config": 160}
+PIXELS = {"img_size": 1024, "patch_size": 128, "window_size": 16}
 
 _SHARED = {"drop_rate", "groups", "growth_rate", "bn_size", "memory_efficient"}
 
@@ -51,8 +52,6 @@ TORCHVISION = frozenset(
         *("width_mult", "width_per_group", "zero_init_residual"),
     }
 )
-_BLOCKS = {"layers", "depth", "depths", "block_config"}
-
 # Whoever registers a builder says what it takes; but for these names, which fetch, read or write files.
 _NEVER = re.compile(r"pretrained|weights|checkpoint|cache|url|hub|path|file|folder|dir$")
 
@@ -73,12 +72,12 @@ def check_arguments(backbone: str, arguments: Mapping[str, Any]) -> None:
             raise CheckpointError(f"backbone_args: expected {expected}, got {shown(name)}")
         items = value if isinstance(value, (list, tuple)) else [value]
         if len(items) > MAX_ITEMS or not all(_is_plain(item) for item in items):
-            expected = f"words, or numbers up to {MAX_NUMBER}, at most {MAX_ITEMS}"
+            expected = f"words, or numbers from 0 to {MAX_NUMBER}, at most {MAX_ITEMS}"
             raise CheckpointError(f"backbone_args: {name}: expected {expected}, got {shown(value)}")
-        if name in _BLOCKS and sum(item for item in items if isinstance(item, (int, float))) > MAX_DEPTH:
-            raise CheckpointError(
-                f"backbone_args: {name}: expected at most {MAX_DEPTH} blocks, got {shown(value)}"
-            )
+        numbers = [item for item in items if isinstance(item, (int, float))]
+        most = (BLOCKS | PIXELS).get(name, math.inf)
+        if known and (sum(numbers) if name in BLOCKS else max(numbers, default=0)) > most:
+            raise CheckpointError(f"backbone_args: {name}: expected {most} at most, got {shown(value)}")
 
 
 def _is_plain(value: Any) -> bool:
@@ -88,4 +87,4 @@ def _is_plain(value: Any) -> bool:
         return _WORD.fullmatch(value) is not None
     if not isinstance(value, (int, float)):
         return False
-    return abs(value) <= MAX_NUMBER and math.isfinite(value)
+    return 0 <= value <= MAX_NUMBER

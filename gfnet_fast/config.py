@@ -22,6 +22,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # A configuration may come from a stranger's folder; nothing is built, and no memory taken, beyond these.
 MAX_SIDE = 8192  # pixels
+MAX_PATCH = 1024  # pixels; what a network is laid out for
 MAX_WIDTH = 65_536
 MAX_CLASSES = 2**20
 MAX_STEPS = 64
@@ -107,7 +108,7 @@ class GFNetConfig:
     def __post_init__(self) -> None:
         for key, most in (
             ("image_size", MAX_SIDE),
-            ("patch_size", MAX_SIDE),
+            ("patch_size", MAX_PATCH),
             ("classes", MAX_CLASSES),
             ("policy_hidden", MAX_WIDTH),
             ("policy_width", MAX_WIDTH),

@@ -7,6 +7,8 @@ import reprlib
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxlong = 40
+_SHORT.maxlevel = 2
+_LONGEST = 200  # characters
 
 
 class GFNetError(Exception):
@@ -36,7 +38,8 @@ class TrainingError(GFNetError, RuntimeError):
 def shown(value: object) -> str:
     """A short text for a value of somebody else's, however long, deep or odd it is."""
     try:
-        return _SHORT.repr(value)
+        text = _SHORT.repr(value)
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     except Exception:  # its own __repr__ raises, or it is a whole number of thousands of digits
         return f"a value of type {type(value).__name__}"
 

@@ -7,6 +7,7 @@ place, under a name that nobody can guess, and then renamed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import stat
@@ -15,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-# JSON of that size takes some twenty times as much in memory.
-MAX_JSON = 8 * 2**20
+# Empty lists and tables take some forty times as much in memory.
+MAX_JSON = 4 * 2**20
 
 DRAFT = ".part"
 
@@ -66,11 +67,17 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text says; ValueError where it is none, NaN and infinity included."""
+    """What a JSON text says; ValueError where it is none, NaN and what no float holds included."""
     try:
-        return json.loads(text, parse_constant=_not_a_number)
+        return json.loads(text, parse_constant=_not_a_number, parse_float=_finite)
     except RecursionError:
         raise ValueError("lists or tables nested too deeply") from None
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text[:20]} is more than a number can be")
+    return number
 
 
 def _not_a_number(name: str) -> None:
@@ -122,6 +129,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def json_text(value: Any) -> str:
+    """JSON with a line a value; ValueError for what it cannot say."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """JSON with a line a value; see :func:`replacing`."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_text(path, json_text(value))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ Image.init()
 # Raster formats that Pillow decodes itself: no document, nothing that starts another program, and no file of
 # files whose images may be larger than it says (icons). Folders are searched for the first group.
 _COMMON = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-FORMATS = tuple(name for name in (*_COMMON, "DIB", "PCX", "QOI", "SGI", "TGA") if name in Image.OPEN)
+FORMATS = tuple(name for name in (*_COMMON, "DIB", "PCX", "SGI", "TGA") if name in Image.OPEN)
 # Without films, and floats that would be refused.
 SUFFIXES = frozenset(
     suffix for suffix, name in Image.EXTENSION.items() if name in _COMMON and suffix not in (".avifs", ".pfm")
@@ -29,10 +31,18 @@ MAX_PIXELS = 128 * 2**20
 MAX_ENCODED = 512 * 2**20
 
 # What an image may take, decoded and while it is resized: so many bytes, and more for each byte of its file.
-MEMORY, GROWTH = 224 * 2**20, 32
+MEMORY, GROWTH = 224 * 2**20, 96
 
-# Bytes a pixel that Pillow holds of a mode, the copy in "RGB" (of "1" in "L") included; 8 of others.
+# Bytes a pixel that Pillow holds of a mode, the copy in "RGB" (of "1" in "L") included; 8 of others. Some
+# codecs hold more meanwhile, as was measured: all coefficients, frames to draw on, integers for samples.
 _HELD = {"L": 1, "1": 2, "RGB": 4, "P": 5}
+_HELD_BY_CODEC = {"AVIF": 12, "JPEG2000": 20, "WEBP": 16}
+_STRIP = {"L": 1, "1": 0, "RGB": 3, "P": 1}  # of a TIFF, whose strips may each be all of it; 4 of others
+_PROGRESSIVE = 10
+
+# Pixels times scans of a progressive JPEG; pixels, beside one a byte, of formats that Pillow decodes in
+# Python; tiles of a JPEG 2000. Each costs seconds or hundreds of megabytes where few bytes ask for it.
+MAX_SCANNED, MAX_INTERPRETED, MAX_TILES = 2**30, 2 * 2**20, 1024
 
 _TILE_SIDES = (322, 323)  # TIFF's tags; a tile is decoded as a whole, however small the image is
 
@@ -57,6 +67,7 @@ def decode(content: bytes, resize_to: int | None = None) -> Image.Image:
             image = Image.open(io.BytesIO(content), formats=FORMATS)
             check_size(image)
             _check_memory(image, len(content), resize_to)
+            _check_work(image, content)
             image.load()
             return coloured(image)
     except InputError:
@@ -85,7 +96,12 @@ def _check_memory(image: Image.Image, size: int, resize_to: int | None) -> None:
     width, height = image.size
     tags = getattr(image, "tag_v2", {})
     tile = [tags.get(tag, 0) for tag in _TILE_SIDES]
-    held = max(width * height, tile[0] * tile[1]) * _HELD.get(image.mode, 8)
+    a_pixel = max(_HELD.get(image.mode, 8), _HELD_BY_CODEC.get(image.format or "", 0))
+    if image.format == "TIFF":
+        a_pixel += _STRIP.get(image.mode, 4)
+    if image.info.get("progressive"):
+        a_pixel = max(a_pixel, _PROGRESSIVE)
+    held = max(width * height, tile[0] * tile[1]) * a_pixel
     if resize_to is not None:  # Pillow resizes the rows first, and then the columns of what that gave
         scale = resize_to / min(width, height)
         resized = int(scale * width) * (height + int(scale * height))
@@ -94,6 +110,26 @@ def _check_memory(image: Image.Image, size: int, resize_to: int | None) -> None:
     if held > limit:
         got = f"{held} ({width} x {height} pixels in {size} bytes)"
         raise InputError(f"expected an image that takes at most {limit} bytes of memory, got {got}")
+
+
+def _check_work(image: Image.Image, content: bytes) -> None:
+    pixels = image.width * image.height
+    if image.format in ("JPEG", "MPO") and (scans := content.count(b"\xff\xda")) * pixels > MAX_SCANNED:
+        expected = f"a JPEG of at most {MAX_SCANNED} pixels in all its scans"
+        raise InputError(f"expected {expected}, got {scans} scans of {pixels}")
+    codecs = {tile[0] for tile in getattr(image, "tile", ())}
+    if codecs & set(Image.DECODERS) and pixels > (most := MAX_INTERPRETED + len(content)):
+        expected = f"at most {most} pixels of a {image.format} of this kind, which is decoded slowly"
+        raise InputError(f"expected {expected}, got {pixels}")
+    if image.format == "JPEG2000" and (tiles := _tiles(content)) > MAX_TILES:
+        raise InputError(f"expected a JPEG 2000 of at most {MAX_TILES} tiles, got {tiles}")
+
+
+def _tiles(content: bytes) -> int:
+    """Of a JPEG 2000: its codestream begins with the sizes of the image and of a tile."""
+    begin = content.find(b"\xff\x4f\xff\x51")
+    width, height, left, top, across, down = struct.unpack_from(">6I", content, begin + 8)
+    return math.ceil((width - left) / across) * math.ceil((height - top) / down)
 
 
 def coloured(image: Image.Image) -> Image.Image:

@@ -227,9 +227,9 @@ def test_odd_sources_leave_the_others_results(predictor):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (png(8200, 8000), "takes at most .* bytes of memory, got 262400000 .8200 x 8000 pixels"),
-        (png(6000, 6000, kind=6), "bytes of memory, got 288000000"),
-        (png(7000, 7000, kind=3), "bytes of memory, got 245000000"),
+        (png(8200, 8000, lines=3), "takes at most .* bytes of memory, got 262400000 .8200 x 8000 pixels"),
+        (png(6000, 6000, lines=3, kind=6), "bytes of memory, got 288000000"),
+        (png(7000, 7000, lines=3, kind=3), "bytes of memory, got 245000000"),
         (png(100, 100, depth=16, kind=0), "expected 8 bits a channel"),
         (png(30_000, 30_000, lines=3), "expected at most 134217728 pixels, got"),
     ],
@@ -252,6 +252,36 @@ def test_a_strip_that_its_resize_would_blow_up_is_not_decoded(monkeypatch):
         open_image(strip, side)
 
 
+def bmp_in_runs(side):
+    """Black, in four bytes a row: one pixel, and the row ends."""
+    data = b"\1\0\0\0" * side + b"\0\1"
+    head = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(data), 0, 0, 256, 0)
+    return (
+        b"BM"
+        + struct.pack("<IHHI", 14 + 40 + 1024 + len(data), 0, 0, 14 + 40 + 1024)
+        + head
+        + bytes(1024)
+        + data
+    )
+
+
+def test_what_few_bytes_make_slow_is_not_decoded(monkeypatch):
+    assert open_image(bmp_in_runs(500)).size == (500, 500)
+    film = encoded("jpeg", progressive=True)
+    assert open_image(film).size == PIXELS.shape[1::-1]
+    tiles = [encoded("jpeg2000", tile_size=(side, side)) for side in (16, 2)]
+    assert open_image(tiles[0]).size == PIXELS.shape[1::-1]
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
+    with pytest.raises(gf.InputError, match="of a BMP of this kind, which is decoded slowly, got 36000000"):
+        open_image(bmp_in_runs(6000))
+    monkeypatch.setattr(pictures, "MAX_SCANNED", 20 * PIXELS.shape[0] * PIXELS.shape[1])
+    with pytest.raises(gf.InputError, match=r"pixels in all its scans, got \d+ scans of"):
+        open_image(film + b"\xff\xda" * 20)
+    monkeypatch.setattr(pictures, "MAX_TILES", 100)
+    with pytest.raises(gf.InputError, match=r"a JPEG 2000 of at most 100 tiles, got \d+"):
+        open_image(tiles[1])
+
+
 def test_large_images_that_fit_are_decoded():
     assert open_image(png(6000, 8000), 256).size == (6000, 8000)
     assert open_image(png(9000, 9000, kind=0)).size == (9000, 9000)
@@ -262,7 +292,7 @@ def test_a_tile_larger_than_its_image_is_not_decoded():
     entries = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: 40_000, 323: 40_000, 324: 8, 325: 8}
     ifd = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
     tiff = b"II*\0" + struct.pack("<IQ", 16, 0) + struct.pack("<H", len(entries)) + ifd + bytes(4)
-    with pytest.raises(gf.InputError, match="bytes of memory, got 1600000000 "):
+    with pytest.raises(gf.InputError, match="bytes of memory, got 3200000000 "):
         open_image(tiff)
 
 

@@ -123,7 +123,7 @@ def test_deep_folders(tmp_path):
 
 def test_formats_and_suffixes():
     assert {"JPEG", "PNG", "BMP", "GIF", "TIFF", "PPM"} <= set(FORMATS)
-    assert {"TGA", "PCX", "QOI"} <= set(FORMATS)
+    assert {"TGA", "PCX", "DIB"} <= set(FORMATS)
     assert not {"EPS", "PDF", "HDF5", "PSD", "WMF", "MPEG", "ICO", "ICNS"} & set(FORMATS)
     known = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
     assert known <= SUFFIXES

@@ -21,8 +21,9 @@ from gfnet_fast.checkpoints.beginnings import what_else
 from gfnet_fast.checkpoints.tensors import assemble, build
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import CheckpointError, reason, shown
-from gfnet_fast.exits import Calibration, ModelIdentity, load_calibration, save_calibration
-from gfnet_fast.files import open_regular, parse_json, read_text, write_bytes, write_json
+from gfnet_fast.exits import Calibration, ModelIdentity
+from gfnet_fast.exits.files import from_content, to_json
+from gfnet_fast.files import json_text, open_regular, parse_json, read_text, write_bytes, write_text
 from gfnet_fast.model.gfnet import GFNet
 
 SCHEMA_VERSION = 1
@@ -51,22 +52,25 @@ def save(model: GFNet, folder: str | os.PathLike[str]) -> None:
     head = {
         "schema_version": SCHEMA_VERSION,
         "config": model.config.to_dict(),
-        "labels": None if model.labels is None else [str(label) for label in model.labels],
+        "labels": None
+        if model.labels is None
+        else list(_labels([*model.labels], model.config.classes) or ()),
     }
-    write_bytes(folder / "model.safetensors", safetensors_bytes(state))
-    write_json(folder / "config.json", head)
-    target = folder / "thresholds.json"
+    texts = {"config.json": json_text(head)}
     if model.calibration is not None and model.calibration.mean_macs is not None:
-        save_calibration(model.calibration, target)
+        texts["thresholds.json"] = to_json(model.calibration)
     elif model.thresholds is not None:
         table = {
             "schema_version": SCHEMA_VERSION,
             "default_row": model.default_row,
             "thresholds": model.thresholds.tolist(),
         }
-        write_json(target, table)
-    else:
-        target.unlink(missing_ok=True)
+        texts["thresholds.json"] = json_text(table)
+    write_bytes(folder / "model.safetensors", safetensors_bytes(state))
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    if "thresholds.json" not in texts:
+        (folder / "thresholds.json").unlink(missing_ok=True)
 
 
 def read(folder: Path, config: GFNetConfig | None = None) -> GFNet:
@@ -136,7 +140,8 @@ def _read_thresholds(model: GFNet, path: Path) -> None:
         model.default_row = row
         model.calibration = Calibration.from_table(identity, model.thresholds.numpy())
     else:
-        calibration = load_calibration(path, identity)
+        calibration = from_content(table, identity, where=str(path))
+        calibration.check_model(identity)
         model.calibration = calibration
         model.thresholds = torch.from_numpy(calibration.thresholds.copy())
         model.default_row = calibration.default_row

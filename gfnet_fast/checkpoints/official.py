@@ -7,7 +7,6 @@ and a table of thresholds; the files that the official training script saves car
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from torch import Tensor
 from gfnet_fast.checkpoints.native import check_table
 from gfnet_fast.checkpoints.pickled import unpickle
 from gfnet_fast.checkpoints.tensors import assemble, build, differences, require, skeleton
-from gfnet_fast.config import RELEASED, GFNetConfig, released
-from gfnet_fast.errors import CheckpointError, shown
+from gfnet_fast.config import MAX_PATCH, RELEASED, GFNetConfig, released
+from gfnet_fast.errors import BudgetError, CheckpointError, shown
 from gfnet_fast.exits import Calibration, ModelIdentity
 from gfnet_fast.exits.calibration import cheapest_good_row
 from gfnet_fast.model.gfnet import GFNet
@@ -102,7 +101,10 @@ def read(path: Path, config: GFNetConfig | None = None) -> GFNet:
         model.thresholds = check_table(path, content["dynamic_threshold"], config.steps)
         curve = _stored_curve(content.get("budgeted_batch_classification"), len(model.thresholds))
         identity, table = ModelIdentity.of(model.config), model.thresholds.numpy()
-        model.calibration = Calibration.from_table(identity, table, *(curve or ()))
+        try:
+            model.calibration = Calibration.from_table(identity, table, *(curve or ()))
+        except BudgetError as error:
+            raise CheckpointError(f"{path}: {error}") from None
         model.default_row = len(table) - 1 if curve is None else cheapest_good_row(*curve)
     return model
 
@@ -142,7 +144,8 @@ def _from_metadata(
     path: Path, content: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]], config: GFNetConfig | None
 ) -> GFNetConfig:
     name, patch_size, flops = (content.get(key) for key in ("model_name", "patch_size", "flops"))
-    if not isinstance(name, str) or type(patch_size) is not int or not isinstance(flops, (list, tuple)):
+    whole = type(patch_size) is int and 0 < patch_size <= MAX_PATCH
+    if not isinstance(name, str) or not whole or not isinstance(flops, (list, tuple)):
         kinds = [type(value).__name__ for value in (name, patch_size, flops)]
         raise CheckpointError(
             f"{path}: expected model_name, patch_size and flops as str, int and list, got {kinds}"
@@ -200,7 +203,7 @@ def _stored_curve(curve: Any, rows: int) -> tuple[NDArray[np.float64], NDArray[n
     for part in curve:
         if not isinstance(part, (list, tuple)) or len(part) != rows:
             return None
-        if not all(isinstance(value, (int, float, np.number)) and 0 < value < math.inf for value in part):
+        if not all(isinstance(value, (int, float, np.number)) and 0 < value < 1e30 for value in part):
             return None
     costs, accuracy = (np.array([float(value) for value in part]) for part in curve)
     return costs, accuracy

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gfnet_fast.checkpoints.pickled import Unusable
+from gfnet_fast.checkpoints.machine import Unusable
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import CheckpointError, reason, shown
 from gfnet_fast.model.gfnet import GFNet
@@ -18,6 +18,9 @@ from gfnet_fast.model.macs import count_macs
 Shapes = Mapping[str, tuple[int, ...]]
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+MAX_UNSAVED = 64 * 2**20
+"""Bytes of the buffers that no state dict holds, such as masks of windows: they are not in the file."""
+
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -83,7 +86,11 @@ def assemble(where: object, config: GFNetConfig, model: GFNet, state: Mapping[st
     require(where, differences(state, {name: tuple(t.shape) for name, t in model.state_dict().items()}))
     state = {name: t.detach().float() if t.dtype in FLOATS else t.long() for name, t in state.items()}
     model.load_state_dict(state, assign=True)
-    if any(t.is_meta for t in (*model.buffers(), *model.parameters())):  # buffers that no state dict holds
+    unsaved = sum(t.nbytes for t in (*model.buffers(), *model.parameters()) if t.is_meta)
+    if unsaved > MAX_UNSAVED:
+        expected = f"a network whose tables beside its weights take at most {MAX_UNSAVED} bytes"
+        raise CheckpointError(f"{where}: expected {expected}, got {unsaved}")
+    if unsaved:
         with torch.device("cpu"):
             model = GFNet(model.config)
         model.load_state_dict(state)

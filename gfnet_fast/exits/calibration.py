@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gfnet_fast.errors import BudgetError
+from gfnet_fast.errors import BudgetError, shown
 from gfnet_fast.exits.budget import Budget, resolve
 from gfnet_fast.exits.identity import CostTable, ModelIdentity, device_name
 from gfnet_fast.exits.official import check_correct, wanted_counts
@@ -104,8 +104,10 @@ class Calibration:
                     expected = f"{list(shape)} finite numbers, as the thresholds"
                     raise BudgetError(f"{name}: expected {expected}, got shape {list(array.shape)}")
                 object.__setattr__(self, name, array)
-        if self.shares is not None and not np.allclose(self.shares.sum(axis=1), 1, atol=1e-6):
-            raise BudgetError("shares: expected rows that sum to 1")
+        if self.shares is not None and not (
+            np.allclose(self.shares.sum(axis=1), 1, atol=1e-6) and (self.shares >= 0).all()
+        ):
+            raise BudgetError("shares: expected rows of numbers from 0 on that sum to 1")
         if self.cost is not None and len(self.cost.milliseconds) != steps:
             raise BudgetError(f"cost table: expected {steps} steps, got {len(self.cost.milliseconds)}")
         if self.sample is not None:
@@ -194,7 +196,8 @@ class Calibration:
         for name in ("name", "patch_size", "steps", "macs"):
             mine, other = getattr(self.model, name), getattr(model, name)
             if mine != other:
-                raise BudgetError(f"calibration: expected one for {name} {other}, got one for {mine}")
+                got = f"{shown(other)}, got one for {shown(mine)}"
+                raise BudgetError(f"calibration: expected one for {name} {got}")
 
     def costs(
         self, target: str = "macs", *, device: str | None = None, max_steps: int | None = None

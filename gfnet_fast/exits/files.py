@@ -17,6 +17,8 @@ from gfnet_fast.files import parse_json, read_text, write_text
 
 SCHEMA_VERSION = 1
 
+MAX_NOTES = 1000
+
 
 def to_json(calibration: Calibration) -> str:
     """A calibration as JSON text; every number comes back bit-equal from :func:`from_json`."""
@@ -59,6 +61,11 @@ def from_json(text: str, model: ModelIdentity | None = None, *, where: str = "ca
         content = parse_json(text)
     except ValueError as error:
         raise BudgetError(f"{where}: expected JSON, got {reason(error)}") from None
+    return from_content(content, model, where=where)
+
+
+def from_content(content: Any, model: ModelIdentity | None, *, where: str) -> Calibration:
+    """The calibration in what a JSON text says; see :func:`from_json`."""
     version = content.get("schema_version") if isinstance(content, dict) else None
     if type(version) is not int or version != SCHEMA_VERSION:
         raise BudgetError(f"{where}: expected schema_version {SCHEMA_VERSION}, got {shown(version)}")
@@ -116,6 +123,8 @@ def _read(content: dict[str, Any]) -> Calibration:
     if sample is not None:
         raw = base64.b64decode(sample, validate=True)
         sample = np.frombuffer(raw, "<f4").reshape(model.steps, -1).astype(np.float32)
+    if not isinstance(content["notes"], list) or len(content["notes"]) > MAX_NOTES:
+        raise BudgetError(f"notes: expected at most {MAX_NOTES} texts, got {shown(content['notes'])}")
     return Calibration(
         model,
         content["thresholds"],
@@ -123,14 +132,20 @@ def _read(content: dict[str, Any]) -> Calibration:
         shares=content["shares"],
         accuracy=accuracy,
         count=_count(content["data"]["count"]),
-        data_hash=str(content["data"]["hash"]),
-        source=str(content["source"]),
+        data_hash=_text("hash", content["data"]["hash"]),
+        source=_text("source", content["source"]),
         cost=None
         if cost is None
         else CostTable(cost["device"], tuple(cost["milliseconds"]), cost["settings"]),
         sample=sample,
-        notes=tuple(str(note) for note in content["notes"]),
+        notes=tuple(note if isinstance(note, str) else shown(note) for note in content["notes"]),
     )
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise BudgetError(f"{name}: expected a text, got {shown(value)}")
+    return value
 
 
 def _count(value: Any) -> int:

@@ -14,6 +14,8 @@ import torch
 from gfnet_fast.errors import BudgetError, shown
 from gfnet_fast.exits.official import check_costs
 
+MAX_NAME = 256  # characters
+
 
 def device_name(device: Any) -> str | None:
     """What measured costs call a device: ``"cpu"`` -> ``"cpu: AMD EPYC, 2 threads"``.
@@ -52,7 +54,8 @@ class ModelIdentity:
 
     def __post_init__(self) -> None:
         sizes = (self.patch_size, self.steps)
-        if not isinstance(self.name, str) or any(type(size) is not int or size < 1 for size in sizes):
+        named = isinstance(self.name, str) and len(self.name) <= MAX_NAME
+        if not named or any(type(size) is not int or size < 1 for size in sizes):
             got = f"{shown(self.name)}, {shown(sizes)}"
             raise BudgetError(f"model: expected a name, and whole numbers of pixels and steps, got {got}")
         object.__setattr__(self, "macs", tuple(check_costs(self.macs, self.steps).tolist()))
@@ -76,9 +79,10 @@ class CostTable:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.device, str) or not isinstance(self.settings, dict):
-            kinds = f"{type(self.device).__name__}, {type(self.settings).__name__}"
-            raise BudgetError(f"cost table: expected a device's name and a table of settings, got {kinds}")
+        named = isinstance(self.device, str) and len(self.device) <= MAX_NAME
+        if not named or not isinstance(self.settings, dict):
+            got = f"{shown(self.device)}, {type(self.settings).__name__}"
+            raise BudgetError(f"cost table: expected a device's name and a table of settings, got {got}")
         costs = check_costs(self.milliseconds, len(self.milliseconds))
         object.__setattr__(self, "milliseconds", tuple(costs.tolist()))
 

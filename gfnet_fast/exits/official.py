@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gfnet_fast.errors import BudgetError
+from gfnet_fast.errors import BudgetError, shown
 from gfnet_fast.exits.rule import (
     ALWAYS,
     NEVER,
@@ -48,7 +48,9 @@ def check_shares(values: Any, steps: int) -> Floats:
     if array.shape != (steps,):
         raise BudgetError(f"shares: expected {steps} numbers, one a step, got shape {list(array.shape)}")
     if not (np.isfinite(array).all() and (array >= 0).all() and abs(float(array.sum()) - 1) <= 1e-3):
-        raise BudgetError(f"shares: expected numbers of at least 0 that sum to 1, got {array.tolist()}")
+        raise BudgetError(
+            f"shares: expected numbers of at least 0 that sum to 1, got {shown(array.tolist())}"
+        )
     return array
 
 
@@ -183,7 +185,7 @@ def check_costs(values: Any, steps: int) -> NDArray[np.float64]:
     if array.shape != (steps,) or not (
         np.isfinite(array).all() and array[0] > 0 and (np.diff(array) > 0).all()
     ):
-        raise BudgetError(f"costs: expected {steps} increasing numbers above 0, got {array.tolist()}")
+        raise BudgetError(f"costs: expected {steps} increasing numbers above 0, got {shown(array.tolist())}")
     return array
 
 

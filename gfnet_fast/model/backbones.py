@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from gfnet_fast.errors import CheckpointError
+from gfnet_fast.errors import CheckpointError, reason
 
 _builders: dict[str, Callable[..., nn.Module]] = {}
 
@@ -80,7 +80,9 @@ class TracedEncoder(Encoder):
         try:
             traced = torch.fx.symbolic_trace(backbone)
         except Exception as error:  # the tracer raises whatever the traced code raises on a proxy
-            message = f"expected a network that torch.fx can trace, or an Encoder, got {kind}: {error}"
+            message = (
+                f"expected a network that torch.fx can trace, or an Encoder, got {kind}: {reason(error)}"
+            )
             raise CheckpointError(f"backbone: {message}") from error
         linears = [node for node in traced.graph.nodes if _is_linear(traced, node)]
         if not linears:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gfnet_fast.config import GFNetConfig
-from gfnet_fast.errors import CheckpointError, InputError
+from gfnet_fast.errors import CheckpointError, InputError, reason
 from gfnet_fast.model.backbones import build_encoder
 from gfnet_fast.model.classifiers import build_classifier
 from gfnet_fast.model.macs import count_macs, shadow
@@ -200,7 +200,8 @@ def _probe(encoder: nn.Module, size: int) -> tuple[tuple[int, int, int], int]:
         with torch.no_grad():
             feature_map, feature = shadow(encoder)(torch.empty(1, 3, size, size, device="meta"))
     except Exception as error:  # a network raises what it likes on a size that it cannot take
-        message = f"expected a network that takes {size} x {size} pixels, got one that raises {error!r}"
+        got = f"one that raises {type(error).__name__}: {reason(error)}"
+        message = f"expected a network that takes {size} x {size} pixels, got {got}"
         raise CheckpointError(f"backbone: {message}") from error
     if feature_map.ndim != 4 or feature.ndim != 2:
         shapes = f"{list(feature_map.shape)} and {list(feature.shape)}"

@@ -49,6 +49,7 @@ def register(name: str, arguments: str, *, cpu: Callable, cuda: Callable, values
 
     parts = [part.split() for part in arguments.split(", ")]
     names = [(called, "!" in kind) for kind, called in parts]
+    read = [not written for _, written in names]
 
     def run_cpu(*args: Any) -> None:
         if _debug:
@@ -76,7 +77,7 @@ def register(name: str, arguments: str, *, cpu: Callable, cuda: Callable, values
 
     def call(*args: Any) -> None:
         if _unseen(args):
-            run_cpu(*args)
+            run_cpu(*map(_shown, args, read))
         else:
             dispatched(*args)
 
@@ -98,6 +99,13 @@ def _unseen(args: tuple[Any, ...]) -> bool:
             if isinstance(tensor, Tensor) and not (tensor.is_cpu and type(tensor) in PLAIN):
                 return False
     return True
+
+
+def _shown(arg: Any, read: bool) -> Any:
+    """What an op reads, its sign taken where it is negated when it is read: addresses do not say so."""
+    if isinstance(arg, list):
+        return [_shown(one, read) for one in arg]
+    return arg.resolve_neg() if read and isinstance(arg, Tensor) and arg.is_neg() else arg
 
 
 def _expect_apart(names: Sequence[tuple[str, bool]], args: tuple[Any, ...]) -> None:
@@ -123,8 +131,8 @@ def expect(ok: bool, what: str, expected: object, got: object) -> None:
 def expect_dense(what: str, tensor: Tensor) -> None:
     """Check that a tensor is torch's own and strided, or one that torch traces with.
 
-    Others hold their values elsewhere, or more than values. Where the sign or the conjugate is taken when
-    they are read, torch does so before an op.
+    Others hold their values elsewhere, or more than values. Where the sign is taken when they are read, an op
+    does so first, or torch's dispatcher.
     """
     if type(tensor) in PLAIN and tensor.layout is STRIDED and not tensor.is_nested:
         return
@@ -212,6 +220,8 @@ def output(out: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, devic
     if out is None:
         return torch.empty(shape, dtype=dtype, device=device, memory_format=memory)
     expect_tensor("out", out, shape, (dtype,), device)
+    plain = len(shape) < 4 or torch.compiler.is_compiling() or not out.is_neg()
+    expect(plain, "out", "pixels as they are in memory", "ones that are negated when read")
     dense = out.permute(0, 2, 3, 1) if len(shape) == 4 else out
     expect(dense.is_contiguous(), "out memory", memory, f"strides {out.stride()}")
     return out

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from gfnet_fast.checkpoints.pickled import MAX_OPERATIONS, Unusable, unpickle
+from gfnet_fast.checkpoints.machine import MAX_OPERATIONS, Unusable
+from gfnet_fast.checkpoints.pickled import unpickle
 from gfnet_fast.errors import CheckpointError
 
 FORMS = pytest.mark.parametrize("archive", [True, False], ids=["archive", "stream"])
@@ -182,6 +183,54 @@ def test_bombs_go_off_at_once(tmp_path, write):
         with pytest.raises(CheckpointError, match=r"expected a file that torch\.save wrote"):
             unpickle(path)
     assert time.process_time() - began < 4
+
+
+MANY, TIMES = 200_000, 100_000
+STORAGE = b"X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu"
+
+
+def nested(wide, deep):
+    """Tuples of the memo's first value, each of `wide` of the one before; the last is the stack's top."""
+    return b"".join(b"(" + b"h%c" % i * wide + b"tq%c" % (i + 1) for i in range(deep))
+
+
+# What is shared costs an instruction to name again, and much more to copy, to print or to hash.
+SHARED = {
+    "copies of a list": b"(" + b"N" * MANY + b"lq\0ctorch\nSize\nq\1h\0\x85q\2(" + b"h\1h\2R" * TIMES + b"l",
+    "tables of pairs": b"(" + b"NN\x86" * MANY + b"lq\0ccollections\nOrderedDict\nq\1h\0\x85q\2("
+    + b"h\1h\2R" * TIMES + b"l",
+    "encoded texts": b"X" + struct.pack("<I", 4_000_000) + b"a" * 4_000_000
+    + b"q\0c_codecs\nencode\nq\1h\0X\6\0\0\0latin1\x86q\2(" + b"h\1h\2R" * TIMES + b"l",
+    "names": b"X" + struct.pack("<I", 3_000_000) + b"a" * 3_000_000 + b"q\0(" + b"h\0h\0\x93" * TIMES + b"l",
+    "dimensions": b"\x8a\6\xff\xff\xff\xff\xff\x7fq\0(" + b"h\0" * MANY
+    + b"lq\1ctorch._utils\n_rebuild_tensor_v2\n((" + STORAGE + b"K\1tQK\0h\1h\1tR",
+    "whole numbers as names": b"\x8b" + struct.pack("<I", 3_000_000) + b"\x7f" * 3_000_000 + b"q\0}("
+    + b"h\0N" * MANY + b"u",
+    "references": b"(" + STORAGE + b"K\1" + b"N" * MANY + b"tq\0(" + b"h\0Q" * TIMES + b"l",
+    "printed references": b"X\xc8\0\0\0" + b"x" * 200 + b"q\0" + nested(6, 7) + b"Q",
+    "a printed layout": b"K\1q\0" + nested(2, 60) + b"\x85q\x63ctorch._utils\n_rebuild_sparse_tensor\nh\x63R",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", SHARED.values(), ids=SHARED)
+def test_values_that_are_shared_are_not_copied_printed_or_hashed_without_end(tmp_path, body):
+    path = with_pickle(tmp_path / "a.pth", b"\x80\2(" + body + b"l.")
+    began = time.process_time()
+    try:
+        assert unpickle(path)[-1] == Unusable("a sparse one")
+        assert b"sparse" in body
+    except CheckpointError as error:
+        assert len(str(error)) < 800  # noqa: PT017
+    assert time.process_time() - began < 4
+
+
+def test_the_stream_s_storages_are_named_by_texts(tmp_path):
+    begin = b"".join(
+        pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {})
+    )
+    (tmp_path / "a.pth").write_bytes(begin + b"\x80\2(K\1q\0" + nested(2, 60) + b"l.")
+    with pytest.raises(CheckpointError, match="expected a list of all its storages, got another"):
+        unpickle(tmp_path / "a.pth")
 
 
 def test_a_list_that_holds_itself_is_read(tmp_path):

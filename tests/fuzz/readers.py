@@ -90,7 +90,7 @@ def images(folder: Path) -> Reader:
     save(color, "WEBP", lossless=True)
     save(color, "PPM")
     save(picture, "PPM")
-    for kind in ("JPEG2000", "AVIF", "TGA", "PCX", "SGI", "DIB", "QOI", "ICO"):
+    for kind in ("JPEG2000", "AVIF", "TGA", "PCX", "SGI", "DIB", "ICO"):
         if kind in Image.SAVE:
             save(color, kind)
     path = folder / "image"

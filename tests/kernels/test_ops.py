@@ -461,6 +461,12 @@ def test_lazily_negated_tensors_are_what_they_show() -> None:
     actual = pipeline(negated(floats), slots, origins, negated(weight), lazy)
     assert_same(actual, expected)
     assert not torch.equal(lazy, state_before), "the state was advanced in place"
+    for halves in (floats.half(), floats.bfloat16()):  # whose values are converted on the way
+        for rows in (slice(0, 1), slice(None)):
+            arguments = slots[rows], origins[rows], 8, MEAN, STD, torch.float32
+            assert gk.crop(negated(halves), *arguments).equal(gk.crop(halves, *arguments))
+        arguments = slots, 8, "bicubic", MEAN, STD, torch.float32
+        assert gk.glance(negated(halves), *arguments).equal(gk.glance(halves, *arguments))
     table = gk.ImageTable.of([negated(image) for image in floats])
     seen = gk.crop(table, slots, origins, 8, MEAN, STD, torch.float32)
     assert seen.equal(gk.crop(floats, slots, origins, 8, MEAN, STD, torch.float32))
