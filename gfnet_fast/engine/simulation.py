@@ -34,6 +34,7 @@ from gfnet_fast._scheduler import (
     simulate,
     simulate_per_batch,
 )
+from gfnet_fast.files import read_json
 
 
 def affine_costs(buckets: Sequence[int], fixed: float, per_image: float) -> CostTable:
@@ -44,7 +45,7 @@ def affine_costs(buckets: Sequence[int], fixed: float, per_image: float) -> Cost
 
 def read_costs(path: Path) -> CostTable:
     """A measured table: ``{"glance": [[rows, seconds], ...], "focus": [[rows, seconds], ...]}``."""
-    table = json.loads(path.read_text())
+    table = read_json(path)
     return CostTable(
         *([(int(rows), float(cost)) for rows, cost in table[stage]] for stage in ("glance", "focus"))
     )

@@ -12,6 +12,7 @@ from cli_runner import run
 
 from gfnet_fast.benchmark import FIELDS, merge_csv
 from gfnet_fast.errors import InputError
+from gfnet_fast.files import MAX_JSON
 from gfnet_fast.report import BENCH, ReportError, draw_report, read_rows
 
 METRICS = Path(__file__).parents[2] / "gfnet_fast" / "assets" / "digits" / "metrics.jsonl"
@@ -120,7 +121,11 @@ def test_rows_from_a_table_and_from_lines(capsys, tmp_path):
             '{"stage": 1, "epoch": NaN}',
             "expected a JSON object a line, got NaN is not a number",
         ),
-        ("rows.jsonl", '{"stage": 1, "epoch": 1e999}', "row 1: epoch: expected a number from .*, got inf"),
+        (
+            "rows.jsonl",
+            '{"stage": 1, "epoch": 1e999}',
+            "a JSON object a line, got 1e999 is more than a number",
+        ),
         (
             "rows.jsonl",
             '{"stage": 1, "epoch": 1' + 400 * "0" + "}",
@@ -139,8 +144,8 @@ def test_rows_from_a_table_and_from_lines(capsys, tmp_path):
         ),
         ("rows.jsonl", '{"stage": 1, "epoch": 0, "loss": []}', "loss: expected 1 to 100 numbers, got 0"),
         ("rows.jsonl", '{"stage": 1, "epoch": 0, "x": ' + 9999 * "[", "nested too deeply"),
-        ("rows.jsonl", "x" * (2**23 + 1), "expected at most 8388608 bytes, got 8388609"),
-        ("rows.csv", "x" * (2**23 + 1), "expected at most 8388608 bytes, got 8388609"),
+        ("rows.jsonl", "x" * (MAX_JSON + 1), f"expected at most {MAX_JSON} bytes, got {MAX_JSON + 1}"),
+        ("rows.csv", "x" * (MAX_JSON + 1), f"expected at most {MAX_JSON} bytes, got {MAX_JSON + 1}"),
         (
             "rows.csv",
             BENCH_HEAD + "m,engine,1,2,nan\n",
