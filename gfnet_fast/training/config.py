@@ -16,7 +16,7 @@ from gfnet_fast.files import parse_json
 
 LARGEST = 2**63 - 1
 """The largest whole number of a setting."""
-LARGEST_RATE = 1e6
+LARGEST_RATE = 1e30
 """The largest rate or weight: all that a run makes of it is a float32."""
 
 
