@@ -2,7 +2,7 @@
 
     images  [N, 3, H, W] or [N, H, W, 3], any strides, or an ImageTable
     slots   [n] int32          which image each output row reads; -1: the row is zero
-    origins [n, 2] int32       (row, column) of a window's first pixel; by_slot: [slots, 2], read at the slot
+    origins [n, 2] int32       (row, column) of a window's first pixel
     out     [n, 3, P, P]       in channels-last memory
 
 With images [2, 4, 4, 3], slots [1, -1] and origins [[2, 0], [0, 0]], crop(..., size=2, ...) gives
@@ -37,7 +37,7 @@ REGISTERS = 56
 def crop_kernel(
     images, slots, origins, out, image_stride, row_stride, column_stride, channel_stride,
     scale0, scale1, scale2, bias0, bias1, bias2,
-    SIZE: tl.constexpr, DTYPE: tl.constexpr, RAGGED: tl.constexpr, BY_SLOT: tl.constexpr,
+    SIZE: tl.constexpr, DTYPE: tl.constexpr, RAGGED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     across: tl.constexpr = (3 * SIZE + COLUMNS - 1) // COLUMNS
@@ -54,7 +54,7 @@ def crop_kernel(
     live = slot >= 0
     readable = (y < tl.where(live, SIZE, 0)) & (k < 3 * SIZE)
     slot = tl.maximum(slot, 0)
-    origin = origins + (slot if BY_SLOT else row) * 2
+    origin = origins + row * 2
     top = tl.load(origin).to(tl.int64)
     left = tl.load(origin + 1).to(tl.int64)
     pixels, _, _, row_stride, column_stride, channel_stride = open_image(
@@ -76,7 +76,7 @@ def crop_kernel(
 
 def crop_launch(
     images: Tensor, slots: Tensor, origins: Tensor, out: Tensor, mean: Sequence[float], std: Sequence[float],
-    table: torch.dtype | None, by_slot: bool,
+    table: torch.dtype | None,
 ) -> None:  # fmt: skip
     """Launch one program per tile of ROWS x COLUMNS values of one output row."""
     size, dtype = out.shape[2], table or images.dtype
@@ -85,16 +85,16 @@ def crop_launch(
     if len(slots):
         crop_kernel[(len(slots) * tiles,)](
             images, slots, origins, out, image, row, column, channel, *affine(mean, std, dtype),
-            SIZE=size, DTYPE=TRITON_DTYPES[dtype], RAGGED=table is not None, BY_SLOT=by_slot,
-            ROWS=ROWS, COLUMNS=COLUMNS, num_warps=WARPS, enable_fp_fusion=True,
+            SIZE=size, DTYPE=TRITON_DTYPES[dtype], RAGGED=table is not None, ROWS=ROWS, COLUMNS=COLUMNS,
+            num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
 
 
 def _crop_cpu(
     images: Tensor, slots: Tensor, origins: Tensor, out: Tensor, mean: Sequence[float], std: Sequence[float],
-    table: torch.dtype | None, by_slot: bool,
+    table: torch.dtype | None,
 ) -> None:  # fmt: skip
-    _crop_values(images, slots, origins, out, mean, std, table, by_slot)
+    _crop_values(images, slots, origins, out, mean, std, table)
     size, to = out.shape[2], out.permute(0, 2, 3, 1)
 
     def write(pixels: Tensor, written: Rows) -> None:
@@ -106,9 +106,7 @@ def _crop_cpu(
             store(to, written, values)
 
     rows, slots = live_rows(slots, out)
-    if by_slot:
-        origins = origins.index_select(0, slots)
-    elif rows is not None:
+    if rows is not None:
         origins = origins.index_select(0, rows)
     if len(slots) == 1 and table is None:
         top, left = origins[0].tolist()
@@ -127,7 +125,7 @@ def _crop_cpu(
 
 def _crop_values(
     images: Tensor, slots: Tensor, origins: Tensor, out: Tensor, mean: Sequence[float], std: Sequence[float],
-    table: torch.dtype | None, by_slot: bool,
+    table: torch.dtype | None,
 ) -> None:  # fmt: skip
     expect_slots(slots, len(images))
     size = out.shape[2]
@@ -138,9 +136,7 @@ def _crop_values(
             return
     rows = (slots >= 0).nonzero()[:, 0]
     if len(rows) < len(slots):
-        slots = slots.index_select(0, rows)
-    if by_slot or len(rows) < len(origins):
-        origins = origins.index_select(0, slots if by_slot else rows)
+        slots, origins = slots.index_select(0, rows), origins.index_select(0, rows)
     if table is None:
         room = torch.tensor(limits, device=slots.device).expand(len(slots), 2)
     else:
@@ -159,7 +155,7 @@ def _crop_values(
 _crop = register(
     "crop",
     "Tensor images, Tensor slots, Tensor origins, Tensor(a!) out, float[] mean, float[] std, "
-    "ScalarType? table, bool by_slot",
+    "ScalarType? table",
     cpu=_crop_cpu,
     cuda=crop_launch,
     values=_crop_values,
@@ -168,8 +164,7 @@ _crop = register(
 
 def crop(
     images: Tensor | ImageTable, slots: Tensor, origins: Tensor, size: int, mean: Sequence[float],
-    std: Sequence[float], dtype: torch.dtype, *, by_slot: bool = False, layout: str | None = None,
-    out: Tensor | None = None,
+    std: Sequence[float], dtype: torch.dtype, *, layout: str | None = None, out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Cut one size x size window per row, normalised and cast, in channels-last memory.
 
@@ -180,7 +175,7 @@ def crop(
     slots
         int32 [n]: the image of each row; -1 makes the row zero.
     origins
-        int32 [n, 2], (row, column) of each window's first pixel; with `by_slot` [N, 2], read at the slot.
+        int32 [n, 2], (row, column) of each window's first pixel.
     mean, std
         Three values each, of channels in 0..1: uint8 pixels are divided by 255 first, float pixels are taken
         as they are. Mean 0 and std 1 leave float images unchanged.
@@ -201,25 +196,24 @@ def crop(
     mean, std = expect_pixels(mean, std, dtype, size)
     expect_tensor("slots", slots, (None,), (torch.int32,), source.device)
     count = len(slots)
-    expect_tensor("origins", origins, (len(source) if by_slot else count, 2), (torch.int32,), source.device)
+    expect_tensor("origins", origins, (count, 2), (torch.int32,), source.device)
     if table is None:
         expect(size <= min(source.shape[2:]), "size", f"at most the image's {tuple(source.shape[2:])}", size)
     out = output(out, (count, 3, size, size), dtype, source.device)
-    _crop(source, slots.contiguous(), origins.contiguous(), out, mean, std, table, by_slot)
+    _crop(source, slots.contiguous(), origins.contiguous(), out, mean, std, table)
     return out
 
 
 def crop_reference(
     images: Tensor | ImageTable, slots: Tensor, origins: Tensor, size: int, mean: Sequence[float],
-    std: Sequence[float], dtype: torch.dtype, *, by_slot: bool = False, layout: str | None = None,
-    out: Tensor | None = None,
+    std: Sequence[float], dtype: torch.dtype, *, layout: str | None = None, out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Same as `crop`, one slice at a time."""
     pictures = image_list(images, layout)
     result = torch.zeros(len(slots), 3, size, size, dtype=dtype, device=slots.device)
     for row, slot in enumerate(slots.tolist()):
         if slot >= 0:
-            top, left = origins[slot if by_slot else row].tolist()
+            top, left = origins[row].tolist()
             window = pictures[slot][:, top : top + size, left : left + size]
             result[row] = normalised(window, mean, std).to(dtype)
     result = result.contiguous(memory_format=torch.channels_last)

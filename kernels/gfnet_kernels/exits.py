@@ -1,47 +1,59 @@
-"""Which rows leave: largest softmax probability against the threshold of each row's own step.
+"""Which rows leave, and why: largest softmax probability against each row's own threshold, limit, deadline.
 
     logits     [n, K] float        row stride free, columns adjacent
-    step       [n] int32           1..T, the steps that row has taken; by_slot: [slots], read at the slot
-    thresholds [T] float32
-    slots      [n] int32           optional; -1: padded row
-    valid      [1] int32           optional; rows from valid[0] on are padded
+    slots      [n] int32           -1: padded row
+    steps      [n] int32           1..T, the step that each row has just taken
+    thresholds [C, T] float32      by slot
+    limits     [C] int32           by slot: no step beyond this one; 0: cancelled
+    deadlines  [C] float64         by slot, in seconds; infinity: none
+    now        [1] float64         seconds on the same clock, when the launch was planned
 
     confidence [n] float32         1 / sum(exp(logit - max)); NaN marks a row without a probability; padded: 0
     label      [n] int32           first largest logit; NaN rows and padded rows: -1
-    exited     [n] bool            confidence >= thresholds[step - 1], and every row at step T; padded: False
+    reason     [n] int32           the first that holds of the five below; padded: STAYS
+    at         [n] int32           the step of the row's answer; padded: 0
 
-With logits [[4, 0], [4, 0], [nan, 0]], step [1, 2, 1] and thresholds [.99, .9, -1e8]: confidence is
-[.982, .982, nan], label [0, 0, -1], exited [False, True, False].
+    limit 0                        CANCELLED, at steps - 1
+    steps - 1 >= limit             LAST_STEP, at steps - 1
+    deadline <= now                DEADLINE, at steps - 1
+    confidence >= threshold        EXITED, at steps
+    steps >= limit or T            LAST_STEP, at steps; none of them: STAYS, at steps
+
+With logits [[4, 0], [4, 0], [nan, 0]], slots [2, 0, 1], steps [1, 2, 1], thresholds [.99, .9, -1e8] and limit 3
+for all, no deadlines: confidence is [.982, .982, nan], label [0, 0, -1], reason [STAYS, EXITED, STAYS] and
+at [1, 2, 1].
 """
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from gfnet_kernels._library import FLOAT_DTYPES, expect, expect_range, expect_tensor, output, register
-from gfnet_kernels.pixels import steps
+from gfnet_kernels.pixels import steps as multiples
+
+STAYS, EXITED, LAST_STEP, DEADLINE, ERROR, CANCELLED = range(-1, 5)  # ERROR is for those who drive the ops
 
 WIDEST = 32768  # the row lies in one program's registers; twice as many would spill
 REGISTERS, REGISTERS_WIDE = 40, 64  # up to 16,384 classes, and beyond
 
-Exits = tuple[Tensor, Tensor, Tensor]
+Exits = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @triton.jit
 def exits_kernel(
-    logits, step, thresholds, slots, valid, confidence, label, exited,
-    K: tl.constexpr, STRIDE: tl.constexpr, STEPS: tl.constexpr, BY_SLOT: tl.constexpr, BLOCK: tl.constexpr,
+    logits, slots, steps, thresholds, limits, deadlines, now, confidence, label, reason, at,
+    K: tl.constexpr, STRIDE: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr,
+    STAYS: tl.constexpr = STAYS, EXITED: tl.constexpr = EXITED, LAST_STEP: tl.constexpr = LAST_STEP,
+    DEADLINE: tl.constexpr = DEADLINE, CANCELLED: tl.constexpr = CANCELLED,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    slot = row
-    if slots is not None:
-        slot = tl.load(slots + row).to(tl.int64)
-    if valid is not None:
-        slot = tl.where(row < tl.load(valid), slot, -1)
+    slot = tl.load(slots + row).to(tl.int64)
     live = slot >= 0
+    slot = tl.maximum(slot, 0)
     column = tl.arange(0, BLOCK)
 
     # K and STRIDE are constants: 1,000 as a run-time value would load two bytes at a time.
@@ -51,36 +63,34 @@ def exits_kernel(
     share = 1.0 / tl.sum(tl.where(column < K, tl.exp(value - largest), 0.0), 0)
     first = tl.min(tl.where(value == largest, column, K), 0)
 
-    at = tl.load(step + (tl.maximum(slot, 0) if BY_SLOT else row))
-    bar = tl.load(thresholds + tl.minimum(tl.maximum(at - 1, 0), STEPS - 1))
-    leaves = tl.where(at >= STEPS, 1, tl.where(share >= bar, 1, 0))
+    step = tl.load(steps + row, mask=live, other=0)
+    limit = tl.load(limits + slot, mask=live, other=0)
+    bar = tl.load(thresholds + slot * STEPS + tl.minimum(tl.maximum(step, 1), STEPS) - 1, mask=live, other=0)
+    late = tl.load(deadlines + slot, mask=live, other=0) <= tl.load(now)
+    beyond = step > limit
+    why = tl.where(share >= bar, EXITED, tl.where(step >= tl.minimum(limit, STEPS), LAST_STEP, STAYS))
+    why = tl.where(late, DEADLINE, why)
+    why = tl.where(beyond, tl.where(limit == 0, CANCELLED, LAST_STEP), why)
 
     tl.store(confidence + row, tl.where(live, share, 0.0))
     tl.store(label + row, tl.where(live, tl.where(share == share, first, -1), -1))
-    tl.store(exited + row, tl.where(live, leaves, 0) != 0)
+    tl.store(reason + row, tl.where(live, why, STAYS))
+    tl.store(at + row, tl.where(live, step - (beyond | late).to(tl.int32), 0))
 
 
 def exits_launch(
-    logits: Tensor, step: Tensor, thresholds: Tensor, slots: Tensor | None, valid: Tensor | None,
-    by_slot: bool, confidence: Tensor, label: Tensor, exited: Tensor,
+    logits: Tensor, slots: Tensor, steps: Tensor, thresholds: Tensor, limits: Tensor, deadlines: Tensor,
+    now: Tensor, confidence: Tensor, label: Tensor, reason: Tensor, at: Tensor,
 ) -> None:  # fmt: skip
     """Launch one program per row."""
     rows, classes = logits.shape
     block = triton.next_power_of_2(classes)
     if rows:
         exits_kernel[(rows,)](
-            logits, step, thresholds, slots, valid, confidence, label, exited,
-            K=classes, STRIDE=logits.stride(0), STEPS=len(thresholds), BY_SLOT=by_slot, BLOCK=block,
+            logits, slots, steps, thresholds, limits, deadlines, now, confidence, label, reason, at,
+            K=classes, STRIDE=logits.stride(0), STEPS=thresholds.shape[1], BLOCK=block,
             num_warps=min(max(block // 256, 1), 32), enable_fp_fusion=True,
         )  # fmt: skip
-
-
-def live_mask(rows: int, slots: Tensor | None, valid: Tensor | None, device: torch.device) -> Tensor:
-    """Bool [rows]: neither slot -1 nor from valid[0] on."""
-    if valid is None:
-        return torch.ones(rows, dtype=torch.bool, device=device) if slots is None else slots >= 0
-    live = torch.arange(rows, device=device) < valid
-    return live if slots is None else live & (slots >= 0)
 
 
 @lru_cache(maxsize=16)
@@ -103,55 +113,52 @@ def _first_largest(values: Tensor) -> Tensor:
         return values.argmax(1)
     blocks = values.reshape(-1, width)
     block = blocks.amax(1).view(rows, across).argmax(1)
-    return blocks.index_select(0, steps(rows, across) + block).argmax(1).add_(block, alpha=width)
+    return blocks.index_select(0, multiples(rows, across) + block).argmax(1).add_(block, alpha=width)
 
 
 def _exits_cpu(
-    logits: Tensor, step: Tensor, thresholds: Tensor, slots: Tensor | None, valid: Tensor | None,
-    by_slot: bool, confidence: Tensor, label: Tensor, exited: Tensor,
+    logits: Tensor, slots: Tensor, steps: Tensor, thresholds: Tensor, limits: Tensor, deadlines: Tensor,
+    now: Tensor, confidence: Tensor, label: Tensor, reason: Tensor, at: Tensor,
 ) -> None:  # fmt: skip
     if not len(logits):
         return
-    live = None
-    if valid is not None or (slots is not None and int(slots.min()) < 0):
-        live = live_mask(len(logits), slots, valid, logits.device)
-    if by_slot and slots is not None:
-        step = step.index_select(0, slots if live is None else slots.where(live, 0))
-    last = len(thresholds)
-    bar = thresholds.index_select(0, step.sub(1).clamp_(0, last - 1))
-
     values = logits.float()
     best = _first_largest(values)
     torch.gather(values.softmax(1), 1, best.view(-1, 1), out=confidence.view(-1, 1))
     label.copy_(best).masked_fill_(confidence.ne(confidence), -1)
-    torch.ge(confidence, bar, out=exited).logical_or_(step >= last)
-    if live is not None:
-        padded = live.logical_not_()
-        confidence.masked_fill_(padded, 0)
-        label.masked_fill_(padded, -1)
-        exited.masked_fill_(padded, False)
+
+    # The rule in numpy: a dozen short operations, at a third of what torch's cost.
+    slot, step, share, why = slots.numpy(), steps.numpy(), confidence.numpy(), reason.numpy()
+    padded = slot < 0 if int(slot.min()) < 0 else None
+    if padded is not None:
+        slot, step = np.maximum(slot, 0), np.maximum(step, 1)
+    limit, bars = limits.numpy()[slot], thresholds.numpy()
+    beyond, late = step > limit, deadlines.numpy()[slot] <= now.numpy()
+    why.fill(STAYS)
+    why[step >= np.minimum(limit, bars.shape[1])] = LAST_STEP
+    why[share >= bars[slot, step - 1]] = EXITED
+    why[late] = DEADLINE
+    why[beyond] = LAST_STEP
+    why[limit == 0] = CANCELLED
+    np.subtract(step, beyond | late, out=at.numpy())
+    if padded is not None:
+        share[padded], label.numpy()[padded], why[padded], at.numpy()[padded] = 0, -1, STAYS, 0
 
 
 def _exits_values(
-    logits: Tensor, step: Tensor, thresholds: Tensor, slots: Tensor | None, valid: Tensor | None,
-    by_slot: bool, confidence: Tensor, label: Tensor, exited: Tensor,
+    logits: Tensor, slots: Tensor, steps: Tensor, thresholds: Tensor, limits: Tensor, deadlines: Tensor,
+    now: Tensor, confidence: Tensor, label: Tensor, reason: Tensor, at: Tensor,
 ) -> None:  # fmt: skip
-    rows = len(logits)
-    if valid is not None:
-        expect_range("valid", valid, 0, rows)
-        rows = int(valid)
-    if slots is not None:
-        slots = slots[:rows]
-        expect_range("slots", slots, -1, len(step) - 1 if by_slot else 2**31 - 1)
-        live = slots >= 0
-        step = step[slots[live].long()] if by_slot else step[:rows][live]
-    expect_range("step", step[:rows], 1, len(thresholds))
+    expect_range("slots", slots, -1, len(limits) - 1)
+    live = slots >= 0
+    expect_range("steps", steps[live], 1, thresholds.shape[1])
+    expect_range("limits", limits[slots[live].long()], 0, 2**31 - 1)
 
 
 _exits = register(
     "exits",
-    "Tensor logits, Tensor step, Tensor thresholds, Tensor? slots, Tensor? valid, bool by_slot, "
-    "Tensor(a!) confidence, Tensor(b!) label, Tensor(c!) exited",
+    "Tensor logits, Tensor slots, Tensor steps, Tensor thresholds, Tensor limits, Tensor deadlines, "
+    "Tensor now, Tensor(a!) confidence, Tensor(b!) label, Tensor(c!) reason, Tensor(d!) at",
     cpu=_exits_cpu,
     cuda=exits_launch,
     values=_exits_values,
@@ -159,69 +166,85 @@ _exits = register(
 
 
 def exits(
-    logits: Tensor, step: Tensor, thresholds: Tensor, *, slots: Tensor | None = None,
-    valid: Tensor | None = None, by_slot: bool = False, out: Exits | None = None,
+    logits: Tensor, slots: Tensor, steps: Tensor, thresholds: Tensor, limits: Tensor, deadlines: Tensor,
+    now: Tensor, *, out: Exits | None = None,
 ) -> Exits:  # fmt: skip
-    """Confidence, label and exit flag of every row; the softmax is never written.
+    """Confidence and label of every row, why it leaves, and at which step; the softmax is never written.
 
     Parameters
     ----------
     logits
         [n, K] float32, float16 or bfloat16, K at most 32,768.
-    step
-        int32 [n]: steps taken so far, 1..T; with `by_slot` [slots], read at the row's slot.
-    thresholds
-        float32 [T]. A row at step T leaves whatever its confidence.
-    slots, valid
-        Padding: int32 [n] with -1 where a row is padded, and int32 [1], the number of rows that are not.
+    slots, steps
+        int32 [n] each: -1 where a row is padded; the step it has just taken, 1..T.
+    thresholds, limits, deadlines
+        By slot: float32 [C, T], int32 [C] and float64 [C]. Limits above T are T; 0 means cancelled.
+    now
+        float64 [1], seconds on the deadlines' clock.
     out
-        Caller's buffers (confidence, label, exited), for a captured graph.
+        Caller's buffers (confidence, label, reason, at), for a captured graph.
 
     Returns
     -------
-    confidence, label, exited
-        float32, int32 and bool [n]. A row whose softmax is not a number has confidence NaN and label -1, and
-        leaves at step T only. Padded rows hold 0, -1 and False.
+    confidence, label, reason, at
+        float32, then int32 [n] each. A row whose softmax is not a number has confidence NaN and label -1, and
+        is never EXITED. Padded rows hold 0, -1, STAYS and 0.
     """
     device = logits.device
     expect_tensor("logits", logits, (None, None), FLOAT_DTYPES, device)
     rows = len(logits)
     expect(1 <= logits.shape[1] <= WIDEST, "classes", f"1..{WIDEST}", logits.shape[1])
-    expect(by_slot is False or slots is not None, "by_slot", "slots with it", None)
-    expect_tensor("step", step, (None if by_slot else rows,), (torch.int32,), device)
-    expect_tensor("thresholds", thresholds, (None,), (torch.float32,), device)
-    expect(len(thresholds) > 0, "thresholds", "one per step", 0)
-    if slots is not None:
-        expect_tensor("slots", slots, (rows,), (torch.int32,), device)
-    if valid is not None:
-        expect_tensor("valid", valid, (1,), (torch.int32,), device)
-    buffers = out or (None, None, None)
+    expect_tensor("slots", slots, (rows,), (torch.int32,), device)
+    expect_tensor("steps", steps, (rows,), (torch.int32,), device)
+    expect_tensor("thresholds", thresholds, (None, None), (torch.float32,), device)
+    expect(thresholds.shape[1] > 0, "thresholds", "one per step", 0)
+    expect_tensor("limits", limits, (len(thresholds),), (torch.int32,), device)
+    expect_tensor("deadlines", deadlines, (len(thresholds),), (torch.float64,), device)
+    expect_tensor("now", now, (1,), (torch.float64,), device)
+    buffers = out or (None, None, None, None)
     results = (
         output(buffers[0], (rows,), torch.float32, device),
         output(buffers[1], (rows,), torch.int32, device),
-        output(buffers[2], (rows,), torch.bool, device),
+        output(buffers[2], (rows,), torch.int32, device),
+        output(buffers[3], (rows,), torch.int32, device),
     )
-    logits = logits if logits.stride(1) == 1 else logits.contiguous()
-    slots = slots if slots is None else slots.contiguous()
-    _exits(logits, step.contiguous(), thresholds.contiguous(), slots, valid, by_slot, *results)
+    _exits(
+        logits if logits.stride(1) == 1 else logits.contiguous(), slots.contiguous(), steps.contiguous(),
+        thresholds.contiguous(), limits.contiguous(), deadlines.contiguous(), now, *results,
+    )  # fmt: skip
     return results
 
 
 def exits_reference(
-    logits: Tensor, step: Tensor, thresholds: Tensor, *, slots: Tensor | None = None,
-    valid: Tensor | None = None, by_slot: bool = False, out: Exits | None = None,
+    logits: Tensor, slots: Tensor, steps: Tensor, thresholds: Tensor, limits: Tensor, deadlines: Tensor,
+    now: Tensor, *, out: Exits | None = None,
 ) -> Exits:  # fmt: skip
-    """Same as `exits`, through the softmax."""
-    live = live_mask(len(logits), slots, valid, logits.device)
-    at = step[slots.where(live, 0).long()] if by_slot and slots is not None else step
-    confidence, _ = logits.float().softmax(1).max(1)
-    label = torch.where(confidence.isnan(), -1, logits.float().argmax(1)).int()
-    exited = (confidence >= thresholds[(at - 1).clamp(0, len(thresholds) - 1).long()]) | (
-        at >= len(thresholds)
+    """Same as `exits`, through the softmax and one row at a time."""
+    shares, _ = logits.float().softmax(1).max(1)
+    best = logits.float().argmax(1)
+    results = (
+        torch.zeros_like(shares),
+        torch.full_like(slots, -1),
+        torch.full_like(slots, STAYS),
+        torch.zeros_like(slots),
     )
-    results = (confidence.where(live, 0.0), label.where(live, -1), exited & live)
-    return (
-        results
-        if out is None
-        else (out[0].copy_(results[0]), out[1].copy_(results[1]), out[2].copy_(results[2]))
-    )
+    for row, (slot, step) in enumerate(zip(slots.tolist(), steps.tolist(), strict=True)):
+        if slot < 0:
+            continue
+        limit, share = int(limits[slot]), shares[row]
+        if limit == 0:
+            found = CANCELLED, step - 1
+        elif step - 1 >= limit:
+            found = LAST_STEP, step - 1
+        elif deadlines[slot] <= now[0]:
+            found = DEADLINE, step - 1
+        elif share >= thresholds[slot, step - 1]:
+            found = EXITED, step
+        else:
+            found = LAST_STEP if step >= min(limit, thresholds.shape[1]) else STAYS, step
+        results[0][row], results[1][row] = share, -1 if share.isnan() else best[row]
+        results[2][row], results[3][row] = found
+    if out is not None:
+        for buffer, result in zip(out, results, strict=True):
+            buffer.copy_(result)
+    return results if out is None else out

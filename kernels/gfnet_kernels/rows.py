@@ -3,7 +3,6 @@
     arena [slots, F]        or [slots, R, F] for scatter with a step
     slots [n] int32         -1: gather gives a zero row, scatter writes nothing; scatter: no slot twice
     step  [n] int32         from 1 on: scatter writes arena[slot, (step - 1) % R]
-                            by_slot: [slots], read at the slot
     rows  [n, F]
 
 With arena [3, 2] holding [[1, 1], [2, 2], [3, 3]]: gather(arena, [2, -1, 0]) = [[3, 3], [0, 0], [1, 1]].
@@ -31,6 +30,7 @@ from gfnet_kernels._library import (
 from gfnet_kernels.state import expect_unique
 
 ARENA_DTYPES = (*FLOAT_DTYPES, torch.int32, torch.uint8)
+WRITTEN_DTYPES = (*ARENA_DTYPES, torch.int64, torch.float64)
 BLOCK = 1024
 REGISTERS = 32
 
@@ -60,8 +60,7 @@ def gather_kernel(
 @triton.jit
 def scatter_kernel(
     rows, slots, step, arenas, WIDTHS: tl.constexpr, FIRST: tl.constexpr, ROW_STRIDES: tl.constexpr,
-    SLOT_STRIDES: tl.constexpr, STEP_STRIDES: tl.constexpr, LENGTHS: tl.constexpr, BY_SLOT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    SLOT_STRIDES: tl.constexpr, STEP_STRIDES: tl.constexpr, LENGTHS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
@@ -69,7 +68,7 @@ def scatter_kernel(
     live = slot >= 0
     slot = tl.maximum(slot, 0)
     if step is not None:
-        taken = tl.maximum(tl.load(step + (slot if BY_SLOT else row)) - 1, 0)
+        taken = tl.maximum(tl.load(step + row) - 1, 0)
     for i in tl.static_range(len(WIDTHS)):
         if (part >= FIRST[i]) & (part < FIRST[i + 1]):
             column = (part - FIRST[i]) * BLOCK + tl.arange(0, BLOCK)
@@ -100,7 +99,7 @@ def gather_launch(arenas: Tensors, slots: Tensor, outs: Tensors) -> None:
         )  # fmt: skip
 
 
-def scatter_launch(rows: Tensors, slots: Tensor, step: Tensor | None, by_slot: bool, arenas: Tensors) -> None:
+def scatter_launch(rows: Tensors, slots: Tensor, step: Tensor | None, arenas: Tensors) -> None:
     """Launch one program per row and BLOCK columns of an arena."""
     widths = tuple(arena.shape[-1] for arena in arenas)
     first, block, warps = _parts(widths)
@@ -112,7 +111,7 @@ def scatter_launch(rows: Tensors, slots: Tensor, step: Tensor | None, by_slot: b
             SLOT_STRIDES=tuple(arena.stride(0) for arena in arenas),
             STEP_STRIDES=tuple(arena.stride(-2) for arena in arenas),
             LENGTHS=tuple(arena.shape[1] if arena.ndim == 3 else 1 for arena in arenas),
-            BY_SLOT=by_slot, BLOCK=block, num_warps=warps, enable_fp_fusion=True,
+            BLOCK=block, num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
 
 
@@ -127,15 +126,15 @@ def _gather_cpu(arenas: Tensors, slots: Tensor, outs: Tensors) -> None:
             out[slots < 0] = 0
 
 
-def _scatter_cpu(rows: Tensors, slots: Tensor, step: Tensor | None, by_slot: bool, arenas: Tensors) -> None:
+def _scatter_cpu(rows: Tensors, slots: Tensor, step: Tensor | None, arenas: Tensors) -> None:
     if not len(slots):
         return
     if int(slots.min()) < 0:
         live = slots >= 0
         rows, slots = [part[live] for part in rows], slots[live]
-        step = step if step is None or by_slot else step[live]
+        step = step if step is None else step[live]
     at = slots.long()
-    taken = None if step is None else (step.index_select(0, at) if by_slot else step).long() - 1
+    taken = None if step is None else step.long() - 1
     for part, arena in zip(rows, arenas, strict=True):
         if arena.ndim == 2 or taken is None:
             arena.index_copy_(0, at, part.to(arena.dtype))
@@ -147,13 +146,10 @@ def _gather_values(arenas: Tensors, slots: Tensor, outs: Tensors) -> None:
     expect_range("slots", slots, -1, min(len(arena) for arena in arenas) - 1)
 
 
-def _scatter_values(
-    rows: Tensors, slots: Tensor, step: Tensor | None, by_slot: bool, arenas: Tensors
-) -> None:
+def _scatter_values(rows: Tensors, slots: Tensor, step: Tensor | None, arenas: Tensors) -> None:
     expect_unique(slots, min(len(arena) for arena in arenas))
     if step is not None:
-        live = slots >= 0
-        expect_range("step", step[slots[live].long()] if by_slot else step[live], 1, 2**31 - 1)
+        expect_range("step", step[slots >= 0], 1, 2**31 - 1)
 
 
 _gather = register(
@@ -165,7 +161,7 @@ _gather = register(
 )
 _scatter = register(
     "scatter",
-    "Tensor[] rows, Tensor slots, Tensor? step, bool by_slot, Tensor(a!)[] arenas",
+    "Tensor[] rows, Tensor slots, Tensor? step, Tensor(a!)[] arenas",
     cpu=_scatter_cpu,
     cuda=scatter_launch,
     values=_scatter_values,
@@ -205,52 +201,53 @@ def gather_reference(arena: Tensor, slots: Tensor, *, out: Tensor | None = None)
     return result if out is None else out.copy_(result)
 
 
-def scatter_all(arenas: Tensors, slots: Tensor, rows: Tensors, step: Tensor) -> None:
+def scatter_all(arenas: Tensors, slots: Tensor, rows: Tensors, step: Tensor | None = None) -> None:
     """Write rows into several arenas at the same slots and steps in one launch.
 
     An arena [slots, F] takes its row whatever the step, one [slots, R, F] at (step - 1) % R; see
-    :func:`scatter`.
+    :func:`scatter`. Without any of the latter no step is needed.
     """
     expect(len(arenas) == len(rows) > 0, "rows", f"one tensor for each of {len(arenas)} arenas", len(rows))
-    expect_tensor("step", step, (len(slots),), (torch.int32,), slots.device)
-    rows = [_scatter_input(arena, slots, part, arena.ndim) for arena, part in zip(arenas, rows, strict=True)]
-    _scatter(rows, slots.contiguous(), step.contiguous(), False, list(arenas))
+    most = 2
+    if step is not None:
+        expect_tensor("step", step, (len(slots),), (torch.int32,), slots.device)
+        step, most = step.contiguous(), 3
+    rows = [
+        _scatter_input(arena, slots, part, min(arena.ndim, most))
+        for arena, part in zip(arenas, rows, strict=True)
+    ]
+    _scatter(rows, slots.contiguous(), step, list(arenas))
 
 
-def scatter(
-    arena: Tensor, slots: Tensor, rows: Tensor, step: Tensor | None = None, *, by_slot: bool = False
-) -> None:
+def scatter(arena: Tensor, slots: Tensor, rows: Tensor, step: Tensor | None = None) -> None:
     """Write rows into the arena, cast to its type: arena[slot], or with a step arena[slot, (step - 1) % R].
 
-    Rows of slot -1 are skipped. No slot may be named twice. With `by_slot` the step is read at the slot.
+    Rows of slot -1 are skipped. No slot may be named twice.
     """
     rows = _scatter_input(arena, slots, rows, 2 if step is None else 3)
     if step is not None:
-        length = len(arena) if by_slot else len(slots)
-        expect_tensor("step", step, (length,), (torch.int32,), arena.device)
+        expect_tensor("step", step, (len(slots),), (torch.int32,), arena.device)
         step = step.contiguous()
-    _scatter([rows], slots.contiguous(), step, by_slot, [arena])
+    _scatter([rows], slots.contiguous(), step, [arena])
 
 
 def _scatter_input(arena: Tensor, slots: Tensor, rows: Tensor, axes: int) -> Tensor:
     """Check an arena of 2 or 3 axes and its rows; the rows with adjacent columns."""
-    expect_tensor("arena", arena, (None,) * axes, ARENA_DTYPES, arena.device)
+    expect_tensor("arena", arena, (None,) * axes, WRITTEN_DTYPES, arena.device)
     expect(arena.shape[-1] > 0, "arena", "at least one column", 0)
     expect(axes == 2 or arena.shape[1] > 0, "arena", "at least one row a slot", 0)
     expect(arena.stride(-1) == 1, "arena", "adjacent columns", f"strides {arena.stride()}")
     expect_rows_apart("arena", arena)
     expect_tensor("slots", slots, (None,), (torch.int32,), arena.device)
-    expect_tensor("rows", rows, (len(slots), arena.shape[-1]), ARENA_DTYPES, arena.device)
+    expect_tensor("rows", rows, (len(slots), arena.shape[-1]), WRITTEN_DTYPES, arena.device)
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-def scatter_reference(
-    arena: Tensor, slots: Tensor, rows: Tensor, step: Tensor | None = None, *, by_slot: bool = False
-) -> None:
+def scatter_reference(arena: Tensor, slots: Tensor, rows: Tensor, step: Tensor | None = None) -> None:
     """Same as `scatter`, one row at a time."""
     for row, slot in enumerate(slots.tolist()):
         if slot >= 0:
             home = arena[slot]
             if step is not None:
-                home = home[(int(step[slot if by_slot else row]) - 1) % arena.shape[1]]
+                home = home[(int(step[row]) - 1) % arena.shape[1]]
             home.copy_(rows[row])
