@@ -19,12 +19,14 @@ namespace gfnet {
 namespace py = pybind11;
 
 using Ints = py::array_t<std::int32_t>;
-using Flags = py::array_t<bool, py::array::c_style | py::array::forcecast>;
+using Records = py::array_t<std::int32_t, py::array::c_style>;
 using Times = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
-/// A plan that owns its arrays, so that it may outlive the launch.
+/// A plan that owns its arrays, so that it may outlive the launch. Reading it makes no objects but small numbers.
 struct PyPlan {
   Plan plan;
+  py::object verdict;
+  py::object stage;
   Ints slots;
   Ints steps;
 };
@@ -86,14 +88,31 @@ inline py::array row(const char* name, const py::object& given, std::size_t leng
   return array;
 }
 
-/// Exit flags: bools or integers, anything but 0 leaves.
-inline Flags to_flags(const py::object& given) {
-  const std::size_t length = py::len(given);
-  if (length > std::size_t{limits::rows}) {
-    throw std::invalid_argument("exited: expected at most " + std::to_string(limits::rows) + " flags, got " +
-                                std::to_string(length));
+/// Departures as an array [k, 3] of slots, steps and reasons: int32 without a copy, other integers where they fit.
+inline Records to_records(const py::object& given) {
+  if (!py::isinstance<py::array>(given)) {
+    throw py::type_error(std::string("left: expected an integer array [k, 3], got ") + Py_TYPE(given.ptr())->tp_name);
   }
-  return row("exited", given, length, "biu", "bools or integers");
+  const auto array = py::reinterpret_borrow<py::array>(given);
+  if (array.ndim() != 2 || array.shape(1) != 3 || array.shape(0) > limits::rows) {
+    throw std::invalid_argument("left: expected shape [k, 3], k up to " + std::to_string(limits::rows) + ", got " +
+                                py::str(array.attr("shape")).cast<std::string>());
+  }
+  if (Records::check_(array) && (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0) {
+    return py::reinterpret_borrow<Records>(array);
+  }
+  if (std::string_view("iu").find(array.dtype().kind()) == std::string_view::npos) {
+    throw py::type_error("left: expected an integer array [k, 3], got " + py::str(array.dtype()).cast<std::string>());
+  }
+  const py::array_t<std::int64_t, py::array::c_style | py::array::forcecast> wide(array);
+  Records records({wide.shape(0), py::ssize_t{3}});
+  for (py::ssize_t i = 0; i < wide.size(); ++i) {
+    if (!std::in_range<std::int32_t>(wide.data()[i])) {
+      throw std::invalid_argument("left: expected numbers of 32 bits, got " + std::to_string(wide.data()[i]));
+    }
+    records.mutable_data()[i] = static_cast<std::int32_t>(wide.data()[i]);
+  }
+  return records;
 }
 
 /// The first `used` of `count` instants, in seconds.

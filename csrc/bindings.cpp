@@ -1,4 +1,4 @@
-/// gfnet_fast._scheduler: the scheduler for Python, with numpy arrays of int32 out and flags in.
+/// gfnet_fast._scheduler: the scheduler for Python, with numpy arrays of int32 in and out.
 ///
 /// The calls of the loop keep the interpreter lock: they take microseconds, and giving it up would let any busy
 /// thread hold it for a switch interval, 5 ms. The simulations run for seconds and give it up; what they read
@@ -46,15 +46,37 @@ Ints to_array(const Values& values, Project project) {
   return array;
 }
 
-PyPlan plan(Scheduler& scheduler, double now) {
+/// What plans share: the words' members, and the array of a plan that names no rows.
+struct Shared {
+  std::array<py::object, 4> verdicts;
+  std::array<py::object, 2> stages;
+  Ints none;
+  PyDepartures nobody;
+};
+
+Shared make_shared(const py::module_& m) {
+  const py::object verdict = m.attr("Verdict"), stage = m.attr("Stage");
+  Ints none(0);
+  none.attr("setflags")("write"_a = false);
+  return {{verdict.attr("LAUNCH"), verdict.attr("WAIT"), verdict.attr("STARVED"), verdict.attr("DONE")},
+          {stage.attr("GLANCE"), stage.attr("FOCUS")},
+          none,
+          {none, none, none}};
+}
+
+PyPlan plan(const Shared& shared, Scheduler& scheduler, double now) {
   const Plan plan = scheduler.plan(Seconds{now});
-  return {plan, to_array(plan.slots, std::identity{}), to_array(plan.steps, std::identity{})};
+  const bool named = !plan.slots.empty();
+  return {plan, shared.verdicts[static_cast<std::size_t>(plan.verdict)],
+          shared.stages[static_cast<std::size_t>(plan.stage)],
+          named ? to_array(plan.slots, std::identity{}) : shared.none,
+          named ? to_array(plan.steps, std::identity{}) : shared.none};
 }
 
 Ints admit(Scheduler& scheduler, py::ssize_t count, double now, const py::object& deadlines) {
   if (count < 0) throw std::invalid_argument("count: expected 0 or more images, got " + std::to_string(count));
   // No more than fit: what is asked for beyond that costs no memory.
-  const auto asked = static_cast<std::size_t>(std::min<py::ssize_t>(count, scheduler.capacity()));
+  const auto asked = static_cast<std::size_t>(std::min<py::ssize_t>(count, scheduler.occupancy().free));
   std::vector<Slot> slots(asked);
   std::vector<Seconds> times;
   if (!deadlines.is_none()) times = to_times(deadlines, static_cast<std::size_t>(count), asked);
@@ -62,14 +84,16 @@ Ints admit(Scheduler& scheduler, py::ssize_t count, double now, const py::object
   return to_array(slots, std::identity{});
 }
 
-void complete(Scheduler& scheduler, std::int64_t id, const py::object& exited, double now) {
-  const auto flags = to_flags(exited);
-  const auto* bytes = reinterpret_cast<const std::uint8_t*>(flags.data());
-  scheduler.complete(LaunchId{id}, {bytes, static_cast<std::size_t>(flags.size())}, Seconds{now});
+void complete(Scheduler& scheduler, std::int64_t id, const py::object& left, double now) {
+  static_assert(sizeof(Departure) == 3 * sizeof(std::int32_t));
+  const auto records = to_records(left);
+  const auto* departures = reinterpret_cast<const Departure*>(records.data());
+  scheduler.complete(LaunchId{id}, {departures, static_cast<std::size_t>(records.shape(0))}, Seconds{now});
 }
 
-PyDepartures collect(Scheduler& scheduler) {
-  std::vector<Departure> left(static_cast<std::size_t>(scheduler.capacity()));
+PyDepartures collect(const PyDepartures& nobody, Scheduler& scheduler) {
+  std::vector<Departure> left(static_cast<std::size_t>(scheduler.occupancy().departed));
+  if (left.empty()) return nobody;
   left.resize(scheduler.collect(left));
   return {to_array(left, [](const Departure& d) { return d.slot; }),
           to_array(left, [](const Departure& d) { return d.steps; }),
@@ -112,7 +136,8 @@ void bind_words(py::module_& m) {
       .value("EXITED", Reason::exited)
       .value("LAST_STEP", Reason::last_step)
       .value("DEADLINE", Reason::deadline)
-      .value("ERROR", Reason::error).finalize();
+      .value("ERROR", Reason::error)
+      .value("CANCELLED", Reason::cancelled).finalize();
   py::native_enum<Objective>(m, "Objective", "enum.Enum")
       .value("DEVICE_TIME", Objective::device_time)
       .value("MEAN_WAIT", Objective::mean_wait).finalize();
@@ -128,9 +153,9 @@ void bind_values(py::module_& m) {
       .def_property_readonly("focus", [](const CostTable& t) { return from_buckets(t.buckets(Stage::focus)); });
 
   py::class_<PyPlan>(m, "Plan", "What to do next.")
-      .def_property_readonly("verdict", [](const PyPlan& p) { return p.plan.verdict; })
+      .def_readonly("verdict", &PyPlan::verdict)
       .def_property_readonly("id", [](const PyPlan& p) { return static_cast<std::int64_t>(p.plan.id); })
-      .def_property_readonly("stage", [](const PyPlan& p) { return p.plan.stage; })
+      .def_readonly("stage", &PyPlan::stage)
       .def_property_readonly("bucket", [](const PyPlan& p) { return p.plan.bucket; })
       .def_property_readonly("count", [](const PyPlan& p) { return p.plan.count; })
       .def_property_readonly("wake_at", [](const PyPlan& p) { return p.plan.wake_at.count(); })
@@ -164,6 +189,7 @@ void bind_values(py::module_& m) {
 }
 
 void bind_scheduler(py::module_& m) {
+  const auto shared = std::make_shared<const Shared>(make_shared(m));
   py::class_<Scheduler>(m, "Scheduler", "Plans which slots run next; computes nothing. Times are seconds on any clock.")
       .def(py::init([](const CostTable& costs, std::int32_t capacity, std::int32_t steps, Mode mode,
                        std::int32_t in_flight, std::int32_t patience, double linger) {
@@ -173,15 +199,15 @@ void bind_scheduler(py::module_& m) {
            "patience"_a = 64, "linger"_a = 0.005)
       .def("admit", &admit, "count"_a, "now"_a, "deadlines"_a = py::none(),
            "Admit up to `count` images; their slots, [admitted] int32. Fewer than asked for: there is no more room.")
-      .def("plan", &plan, "now"_a, "Choose the next launch and count it as in flight.")
-      .def("complete", &complete, "id"_a, "exited"_a, "now"_a,
-           "A launch ended; `exited` [count] or [bucket], bools or integers: this image leaves with the step it has just taken.")
+      .def("plan", [shared](Scheduler& s, double now) { return plan(*shared, s, now); }, "now"_a, "Choose the next launch and count it as in flight.")
+      .def("complete", &complete, "id"_a, "left"_a, "now"_a,
+           "A launch ended; `left` [k, 3], integers (slot, steps, reason): these leave, its other rows have taken their step.")
       .def("fail", [](Scheduler& s, std::int64_t id, double now) { s.fail(LaunchId{id}, Seconds{now}); }, "id"_a,
-           "now"_a, "A launch failed: its images are retried in smaller launches, then given up one by one.")
+           "now"_a, "A launch of two rows or more failed: its images are retried in launches of half as many.")
       .def("expire", [](Scheduler& s, double now) { s.expire(Seconds{now}); }, "now"_a,
            "Deadline mode: let images go that cannot take another step in time.")
-      .def("collect", &collect, "Everything that has left since the last call; frees the slots.")
-      .def("set_max_steps", &Scheduler::set_max_steps, "steps"_a, "No image takes a step beyond `steps` from now on.")
+      .def("collect", [shared](Scheduler& s) { return collect(shared->nobody, s); },
+           "Everything that has left since the last call; frees the slots.")
       .def("close", &Scheduler::close, "Nothing more will be admitted: pad instead of waiting for company.")
       .def("open", &Scheduler::open, "Admit again.")
       .def_property_readonly("capacity", &Scheduler::capacity)

@@ -30,6 +30,7 @@ class Reason(enum.Enum):
     LAST_STEP = 1  # it took the last step it may take
     DEADLINE = 2  # its time was up, or no further step could end in time
     ERROR = 3  # a launch of this image alone failed
+    CANCELLED = 4  # nobody wants its answer any more
 
 class Objective(enum.Enum):
     DEVICE_TIME = 0
@@ -54,8 +55,10 @@ class Plan:
     bucket: int
     count: int
     wake_at: float  # when to ask again although nothing has happened
-    slots: NDArray[np.int32]  # [bucket]; -1 is padding
-    steps: NDArray[np.int32]  # [bucket]; the step each row is about to take, ascending; padding is 0
+    slots: NDArray[
+        np.int32
+    ]  # [bucket]; -1 is padding; [0] of a counted launch: a focus launch in throughput mode
+    steps: NDArray[np.int32]  # as slots; the step each row is about to take, ascending; padding is 0
 
 class Departures:
     slots: NDArray[np.int32]  # [n]
@@ -97,12 +100,12 @@ class Scheduler:
     # deadlines: real numbers [count], in deadline mode only; those beyond the capacity are not looked at
     def admit(self, count: int, now: float, deadlines: ArrayLike | None = None) -> NDArray[np.int32]: ...
     def plan(self, now: float) -> Plan: ...
-    # exited: bools or integers (anything but 0 leaves), [count] or [bucket]
-    def complete(self, id: int, exited: ArrayLike, now: float) -> None: ...
+    # left: [k, 3], slot, steps, reason of each image that leaves; int32 in C order is not copied
+    def complete(self, id: int, left: NDArray[np.integer], now: float) -> None: ...
+    # a launch of one row that failed is completed, with Reason.ERROR
     def fail(self, id: int, now: float) -> None: ...
     def expire(self, now: float) -> None: ...
     def collect(self) -> Departures: ...
-    def set_max_steps(self, steps: int) -> None: ...
     def close(self) -> None: ...
     def open(self) -> None: ...
     @property

@@ -20,14 +20,14 @@ Choice Scheduler::State::nothing() const {
 }
 
 Choice Scheduler::State::throughput(Seconds now) const {
-  // After a failure: what it held goes first. It is always at the head, because it keeps its place.
+  // After a failure: what it held goes first. It is always at the head, because it was put back there.
   for (const Stage stage : {Stage::focus, Stage::glance}) {
-    if (!empty(stage) && head(stage).limit != unlimited) return {Verdict::launch, stage, retry_bucket(stage)};
+    if (!empty(stage) && limit(stage) != unlimited) return {Verdict::launch, stage, retry_bucket(stage)};
   }
 
   // Nobody starves: a queue whose head has been passed over too often goes next, the older head first.
   const auto queued_launch = [&](Stage stage) {
-    return empty(stage) ? planned : head(stage).queued_launch;
+    return empty(stage) ? planned : line(stage).fifo.head().queued_launch;
   };
   const Stage older = queued_launch(Stage::focus) <= queued_launch(Stage::glance) ? Stage::focus : Stage::glance;
   if (planned - queued_launch(older) >= options.patience) {
@@ -43,10 +43,10 @@ Choice Scheduler::State::throughput(Seconds now) const {
 
   // Nothing is full. Outcomes in flight can add to the ready ones; new images can add to the waiting ones.
   if (flying > 0) return {Verdict::wait};
-  const bool no_room = free.empty() && departed == 0;
+  const bool no_room = free.empty() && departures.empty();
   Seconds oldest = now;
   for (const Stage stage : {Stage::focus, Stage::glance}) {
-    if (!empty(stage)) oldest = std::min(oldest, head(stage).queued_at);
+    if (!empty(stage)) oldest = std::min(oldest, line(stage).fifo.head().queued_at);
   }
   if (closed || no_room || now >= oldest + options.linger) return cut(empty(Stage::focus) ? Stage::glance : Stage::focus);
   return {.verdict = Verdict::starved, .wake_at = oldest + options.linger};
@@ -56,7 +56,7 @@ Choice Scheduler::State::latency() const {
   const bool focus_first =
       empty(Stage::glance) || (!empty(Stage::focus) && head(Stage::focus).order < head(Stage::glance).order);
   const Stage stage = focus_first ? Stage::focus : Stage::glance;
-  if (head(stage).limit != unlimited) return {Verdict::launch, stage, retry_bucket(stage)};
+  if (limit(stage) != unlimited) return {Verdict::launch, stage, retry_bucket(stage)};
   return cut(stage);
 }
 
@@ -68,7 +68,7 @@ Choice Scheduler::State::by_deadline(Seconds now) const {
   // The best rate among the buckets that end in time. A focus launch must also leave the time to glance at all
   // that wait before the first of their deadlines: a first answer is worth more than a better one.
   const auto in_time = [&](Stage stage, Seconds end) -> Choice {
-    if (head(stage).limit != unlimited) {
+    if (limit(stage) != unlimited) {
       const Bucket& bucket = retry_bucket(stage);
       return begin + bucket.cost <= end ? Choice{Verdict::launch, stage, bucket} : nothing();
     }

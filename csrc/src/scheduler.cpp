@@ -50,12 +50,12 @@ Scheduler::State::State(const Options& given, const CostTable& cost_table)
       costs(cost_table),
       glance(make_line(Stage::glance, options, costs)),
       focus(make_line(Stage::focus, options, costs)),
-      max_steps(options.steps) {
+      waiting(merging() ? options.capacity : 0),
+      departures(options.capacity) {
   const auto capacity = static_cast<std::size_t>(options.capacity);
   images.resize(capacity);
   free.reserve(capacity);
   for (std::int32_t slot = options.capacity; slot-- > 0;) free.push_back(Slot{slot});
-  departures.resize(capacity);
   launches.resize(static_cast<std::size_t>(std::min(options.in_flight, options.capacity)));
   for (Launch& launch : launches) {
     launch.slots.resize(static_cast<std::size_t>(widest(costs)));
@@ -65,29 +65,17 @@ Scheduler::State::State(const Options& given, const CostTable& cost_table)
   places.resize(static_cast<std::size_t>(options.steps) + 1);
 }
 
-void Scheduler::State::enqueue(Slot slot, Seconds now) {
-  Image& entering = image(slot);
-  switch (options.mode) {
-    case Mode::throughput: entering.key = static_cast<double>(sequence++); break;
-    case Mode::latency: entering.key = static_cast<double>(entering.order); break;
-    case Mode::deadline: entering.key = entering.deadline.count(); break;
-  }
-  entering.queued_at = now;
-  entering.queued_launch = planned;
-  requeue(slot);
-}
-
-void Scheduler::State::requeue(Slot slot) {
+void Scheduler::State::enqueue(Slot slot) {
   const Image& entering = image(slot);
-  line(entering.steps == 0 ? Stage::glance : Stage::focus).queue.push(entering.key, entering.order, slot);
+  const double key =
+      options.mode == Mode::deadline ? entering.deadline.count() : static_cast<double>(entering.order);
+  line(entering.steps == 0 ? Stage::glance : Stage::focus).heap.push(key, entering.order, slot);
 }
 
 void Scheduler::State::depart(Slot slot, Reason reason) {
   Image& leaving = image(slot);
   leaving.answered = true;
-  const std::size_t place = (first_departure + static_cast<std::size_t>(departed)) % departures.size();
-  departures[place] = {slot, leaving.steps, reason};
-  ++departed;
+  departures.push_back({slot, leaving.steps, reason});
   ++counts.departed[static_cast<std::size_t>(reason)];
 }
 
@@ -101,61 +89,111 @@ void Scheduler::State::expire(Seconds now) {
   for (const Stage stage : {Stage::glance, Stage::focus}) {
     // Both conditions: beside a large clock value a small cost is lost in rounding.
     while (!empty(stage) && (head(stage).deadline <= now || start(now) + head_cost(stage) > head(stage).deadline)) {
-      depart(line(stage).queue.pop(), Reason::deadline);
+      depart(line(stage).heap.pop(), Reason::deadline);
     }
   }
   for (const Launch& launch : launches) {
-    if (launch.id == LaunchId{-1}) continue;
-    for (std::size_t row = 0; row < static_cast<std::size_t>(launch.count); ++row) {
-      const Image& flown = image(launch.slots[row]);
-      if (!flown.answered && flown.deadline <= now) depart(launch.slots[row], Reason::deadline);
+    if (launch.id == no_launch) continue;
+    for (const Slot slot : slots(launch)) {
+      if (!image(slot).answered && image(slot).deadline <= now) depart(slot, Reason::deadline);
     }
   }
 }
 
 Launch& Scheduler::State::find(LaunchId id) {
   for (Launch& launch : launches) {
-    if (launch.id == id && id != LaunchId{-1}) return launch;
+    if (launch.id == id && id != no_launch) return launch;
   }
   refuse("id", "a launch in flight", text(static_cast<std::int64_t>(id)) +
          ": it was never planned, or has been completed or failed already");
 }
 
+void Scheduler::State::check(const Launch& launch, std::span<const Departure> left) {
+  if (left.size() > static_cast<std::size_t>(launch.rows.count)) {
+    refuse("left", "at most the " + text(launch.rows.count) + " rows of the launch", text(left.size()));
+  }
+  const bool by_count = counted(launch.stage);
+  ++records;
+  for (const auto [slot, steps, reason] : left) {
+    if (index(slot) < 0 || index(slot) >= options.capacity) {
+      refuse("left", "slots 0 to " + text(options.capacity - 1), text(index(slot)));
+    }
+    Image& leaving = image(slot);
+    if (by_count && (leaving.steps == 0 || leaving.answered)) {
+      refuse("left", "images that have taken the glance and not left", "slot " + text(index(slot)));
+    }
+    if (!by_count && leaving.launch != launch.id) refuse("left", "slots of the launch", text(index(slot)));
+    if (std::exchange(leaving.named, records) == records) {
+      refuse("left", "every slot once", text(index(slot)) + " twice");
+    }
+    const auto why = static_cast<std::int32_t>(reason);
+    if (why < 0 || why >= reasons) refuse("left", "reasons 0 to " + text(reasons - 1), text(why));
+    const std::int32_t least = by_count ? 0 : leaving.steps;
+    const std::int32_t most = by_count ? options.steps : leaving.steps + 1;
+    if (steps < least || steps > most) {
+      refuse("left", "steps " + text(least) + " to " + text(most) + " of slot " + text(index(slot)), text(steps));
+    }
+  }
+  const auto rows_by_step = slots(launch);
+  for (std::size_t row = rows_by_step.size(); row-- > 0 && image(rows_by_step[row]).steps + 1 == options.steps;) {
+    const Image& last = image(rows_by_step[row]);
+    if (last.named != records && !last.answered) {
+      refuse("left", "all that have taken step " + text(options.steps) + ", the last",
+             "none of slot " + text(index(rows_by_step[row])));
+    }
+  }
+}
+
 void Scheduler::State::land(Launch& launch, Seconds now) {
-  launch.id = LaunchId{-1};
+  launch.id = no_launch;
   --flying;
-  flying_rows -= launch.count;
+  flying_rows -= launch.rows.count;
   Seconds ahead{};
   for (const Launch& other : launches) {
-    if (other.id != LaunchId{-1}) ahead += other.cost;
+    if (other.id != no_launch) ahead += other.cost;
   }
   busy_until = std::min(busy_until, now + ahead);
-  for (std::size_t row = 0; row < static_cast<std::size_t>(launch.count); ++row) {
-    image(launch.slots[row]).in_flight = false;
-  }
+  for (const Slot slot : slots(launch)) image(slot).launch = no_launch;
 }
 
 const Launch& Scheduler::State::launch(const Choice& choice, Seconds now) {
   // Rows in the queue's order, as many as may go together: a retried group stays by itself.
   Line& from = line(choice.stage);
-  const std::int32_t limit = head(choice.stage).limit;
-  const std::int32_t room = std::min(choice.bucket.size, limit);
+  const std::int32_t most = limit(choice.stage);
+  const std::int32_t room = std::min(choice.bucket.size, most);
+  Launch& record = *std::ranges::find(launches, no_launch, &Launch::id);
   rows.clear();
-  while (static_cast<std::int32_t>(rows.size()) < room && !from.queue.empty() && head(choice.stage).limit == limit) {
-    rows.push_back(from.queue.pop());
+  if (merging()) {
+    record.rows = from.fifo.take(room);
+    for (std::int32_t row = 0; row < record.rows.count && !counted(choice.stage); ++row) {
+      rows.push_back(waiting.pop_front());
+    }
+  } else {
+    while (static_cast<std::int32_t>(rows.size()) < room && !empty(choice.stage) && limit(choice.stage) == most) {
+      rows.push_back(from.heap.pop());
+    }
+    record.rows.count = static_cast<std::int32_t>(rows.size());
   }
-  const auto count = static_cast<std::int32_t>(rows.size());
-  const bool cut_short = limit == unlimited && count < room && !from.queue.empty();
+  const std::int32_t count = record.rows.count;
+  const bool cut_short = most == unlimited && count < room && !empty(choice.stage);
   const Bucket bucket = cut_short ? costs.cheapest_holding(choice.stage, count) : choice.bucket;
 
-  Launch& record = *std::ranges::find(launches, LaunchId{-1}, &Launch::id);
   record.id = LaunchId{planned++};
   record.stage = choice.stage;
-  record.count = count;
   record.bucket = bucket.size;
   record.cost = bucket.cost;
+  if (!counted(choice.stage)) name_rows(record);
 
-  // Into the record in ascending order of step, stable: count, sum up, place.
+  const auto all = costs.buckets(choice.stage);
+  ++from.launches[static_cast<std::size_t>(std::ranges::lower_bound(all, bucket.size, {}, &Bucket::size) - all.begin())];
+  ++flying;
+  flying_rows += count;
+  busy_until = start(now) + bucket.cost;
+  return record;
+}
+
+/// Writes `rows` into the record in ascending order of step, stable: count, sum up, place. Then the padding.
+void Scheduler::State::name_rows(Launch& record) {
   std::ranges::fill(places, 0);
   for (const Slot slot : rows) ++places[static_cast<std::size_t>(image(slot).steps)];
   std::int32_t sum = 0;
@@ -165,17 +203,10 @@ const Launch& Scheduler::State::launch(const Choice& choice, Seconds now) {
     const auto at = static_cast<std::size_t>(places[static_cast<std::size_t>(flown.steps)]++);
     record.slots[at] = slot;
     record.steps[at] = flown.steps + 1;
-    flown.in_flight = true;
+    flown.launch = record.id;
   }
-  std::fill(record.slots.begin() + count, record.slots.begin() + bucket.size, no_slot);
-  std::fill(record.steps.begin() + count, record.steps.begin() + bucket.size, 0);
-
-  const auto all = costs.buckets(choice.stage);
-  ++from.launches[static_cast<std::size_t>(std::ranges::lower_bound(all, bucket.size, {}, &Bucket::size) - all.begin())];
-  ++flying;
-  flying_rows += count;
-  busy_until = start(now) + bucket.cost;
-  return record;
+  std::fill(record.slots.begin() + record.rows.count, record.slots.begin() + record.bucket, no_slot);
+  std::fill(record.steps.begin() + record.rows.count, record.steps.begin() + record.bucket, 0);
 }
 
 // Scheduler: the same, one call at a time.
@@ -200,7 +231,14 @@ std::size_t Scheduler::admit(std::span<Slot> slots, Seconds now, std::span<const
     Image& image = s.image(slot);
     image.order = s.counts.admitted++;
     if (!deadlines.empty()) image.deadline = deadlines[i];
-    s.enqueue(slot, now);
+    if (s.merging()) {
+      s.waiting.push_back(slot);
+    } else {
+      s.enqueue(slot);
+    }
+  }
+  if (s.merging() && admitted > 0) {
+    s.glance.fifo.push_back({static_cast<std::int32_t>(admitted), unlimited, now, s.planned});
   }
   return admitted;
 }
@@ -213,9 +251,9 @@ Plan Scheduler::plan(Seconds now) {
   const Choice choice = s.choose(now);
   if (choice.verdict == Verdict::launch) {
     const Launch& launch = s.launch(choice, now);
-    const auto bucket = static_cast<std::size_t>(launch.bucket);
-    return {Verdict::launch, launch.id, launch.stage, launch.bucket, launch.count,
-            std::span(launch.slots).first(bucket), std::span(launch.steps).first(bucket)};
+    const auto named = static_cast<std::size_t>(s.counted(launch.stage) ? 0 : launch.bucket);
+    return {Verdict::launch, launch.id, launch.stage, launch.bucket, launch.rows.count,
+            std::span(launch.slots).first(named), std::span(launch.steps).first(named)};
   }
   Plan plan;
   plan.verdict = choice.verdict;
@@ -229,8 +267,8 @@ Plan Scheduler::plan(Seconds now) {
       if (!s.empty(stage)) plan.wake_at = std::min(plan.wake_at, s.head(stage).deadline);
     }
     for (const Launch& launch : s.launches) {
-      if (launch.id == LaunchId{-1}) continue;
-      for (const Slot slot : std::span(launch.slots).first(static_cast<std::size_t>(launch.count))) {
+      if (launch.id == no_launch) continue;
+      for (const Slot slot : s.slots(launch)) {
         if (!s.image(slot).answered) plan.wake_at = std::min(plan.wake_at, s.image(slot).deadline);
       }
     }
@@ -238,21 +276,21 @@ Plan Scheduler::plan(Seconds now) {
   return plan;
 }
 
-void Scheduler::complete(LaunchId id, std::span<const std::uint8_t> exited, Seconds now) {
+void Scheduler::complete(LaunchId id, std::span<const Departure> left, Seconds now) {
   State& s = *state_;
   check_finite("now", now);
   const std::scoped_lock lock(s.mutex);
   Launch& launch = s.find(id);
-  const auto count = static_cast<std::size_t>(launch.count);
-  if (exited.size() != count && exited.size() != static_cast<std::size_t>(launch.bucket)) {
-    refuse("exited", "one flag per row, " + text(count) + " (or " + text(launch.bucket) + " with padding)",
-           text(exited.size()));
-  }
+  s.check(launch, left);
   s.land(launch, now);
-  s.counts.passes += launch.count;
-  s.counts.padded_rows += launch.bucket - launch.count;
-  for (std::size_t row = 0; row < count; ++row) {
-    const Slot slot = launch.slots[row];
+  s.counts.passes += launch.rows.count;
+  s.counts.padded_rows += launch.bucket - launch.rows.count;
+  for (const auto [slot, steps, reason] : left) {
+    if (s.image(slot).answered) continue;
+    s.image(slot).steps = steps;
+    s.depart(slot, reason);
+  }
+  for (const Slot slot : s.slots(launch)) {
     Image& image = s.image(slot);
     if (image.answered) {
       if (image.collected) s.release(slot);
@@ -260,14 +298,10 @@ void Scheduler::complete(LaunchId id, std::span<const std::uint8_t> exited, Seco
     }
     ++image.steps;
     image.limit = unlimited;
-    if (exited[row] != 0) {
-      s.depart(slot, Reason::exited);
-    } else if (image.steps >= s.max_steps) {
-      s.depart(slot, Reason::last_step);
-    } else {
-      s.enqueue(slot, now);
-    }
+    if (!s.merging()) s.enqueue(slot);
   }
+  const std::int32_t stay = launch.rows.count - static_cast<std::int32_t>(left.size());
+  if (s.merging() && stay > 0) s.focus.fifo.push_back({stay, unlimited, now, s.planned});
 }
 
 void Scheduler::fail(LaunchId id, Seconds now) {
@@ -275,20 +309,26 @@ void Scheduler::fail(LaunchId id, Seconds now) {
   check_finite("now", now);
   const std::scoped_lock lock(s.mutex);
   Launch& launch = s.find(id);
+  if (launch.rows.count == 1) {
+    refuse("id", "a launch of two rows or more", text(static_cast<std::int64_t>(id)) +
+           " of one row: complete it, its image leaves as an error");
+  }
   s.land(launch, now);
   ++s.counts.failures;
-  for (std::size_t row = 0; row < static_cast<std::size_t>(launch.count); ++row) {
-    const Slot slot = launch.slots[row];
+  launch.rows.limit = (launch.rows.count + 1) / 2;
+  if (s.merging()) {
+    s.line(launch.stage).fifo.push_front(launch.rows);
+    const auto slots = s.slots(launch);
+    for (std::size_t row = slots.size(); row-- > 0;) s.waiting.push_front(slots[row]);
+    return;
+  }
+  for (const Slot slot : s.slots(launch)) {
     Image& image = s.image(slot);
     if (image.answered) {
       if (image.collected) s.release(slot);
-    } else if (launch.count == 1) {
-      s.depart(slot, Reason::error);
-    } else if (image.steps >= s.max_steps) {
-      s.depart(slot, Reason::last_step);
     } else {
-      image.limit = (launch.count + 1) / 2;
-      s.requeue(slot);
+      image.limit = launch.rows.limit;
+      s.enqueue(slot);
     }
   }
 }
@@ -302,28 +342,14 @@ void Scheduler::expire(Seconds now) {
 std::size_t Scheduler::collect(std::span<Departure> departures) {
   State& s = *state_;
   const std::scoped_lock lock(s.mutex);
-  const std::size_t collected = std::min(departures.size(), static_cast<std::size_t>(s.departed));
-  for (std::size_t i = 0; i < collected; ++i) {
-    departures[i] = s.departures[s.first_departure];
-    s.first_departure = (s.first_departure + 1) % s.departures.size();
-    --s.departed;
-    Image& image = s.image(departures[i].slot);
+  const std::size_t collected = std::min(departures.size(), s.departures.size());
+  for (Departure& departure : departures.first(collected)) {
+    departure = s.departures.pop_front();
+    Image& image = s.image(departure.slot);
     image.collected = true;
-    if (!image.in_flight) s.release(departures[i].slot);
+    if (image.launch == no_launch) s.release(departure.slot);
   }
   return collected;
-}
-
-void Scheduler::set_max_steps(std::int32_t steps) {
-  State& s = *state_;
-  check_range("steps", steps, 1, s.options.steps);
-  const std::scoped_lock lock(s.mutex);
-  s.max_steps = steps;
-  s.focus.queue.remove_if([&](Slot slot) {
-    if (s.image(slot).steps < steps) return false;
-    s.depart(slot, Reason::last_step);
-    return true;
-  });
 }
 
 void Scheduler::close() {

@@ -149,13 +149,27 @@ class Device {
     account.launched(plan.stage, plan.count, plan.bucket, cost);
   }
 
+  /// The rows of the launch, at its end: those that the plan names, or as many as it counts from those that are ready.
+  /// Draws who leaves; the others are ready for more.
   void land(double now, Exits& exits) {
     const Plan& plan = flight_.front().plan;
-    flags_.clear();
-    for (const std::int32_t step : plan.steps.first(static_cast<std::size_t>(plan.count))) {
-      flags_.push_back(exits.leaves(step) ? 1 : 0);
+    left_.clear();
+    for (std::size_t row = 0; row < static_cast<std::size_t>(plan.count); ++row) {
+      Departure image{};
+      if (plan.slots.empty()) {
+        image = ready_.front();
+        ready_.pop_front();
+        ++image.steps;
+      } else {
+        image = {plan.slots[row], plan.steps[row], Reason::exited};
+      }
+      if (exits.leaves(image.steps)) {
+        left_.push_back(image);
+      } else if (options_.mode == Mode::throughput) {
+        ready_.push_back(image);
+      }
     }
-    scheduler_.complete(plan.id, flags_, Seconds{now});
+    scheduler_.complete(plan.id, left_, Seconds{now});
     flight_.pop_front();
   }
 
@@ -177,7 +191,8 @@ class Device {
   std::vector<Slot> slots_;
   std::vector<Seconds> deadlines_;
   std::vector<double> taken_;
-  std::vector<std::uint8_t> flags_;
+  std::vector<Departure> left_;   ///< with a launch
+  std::deque<Departure> ready_;   ///< throughput mode: in the order in which they became ready, the steps they have taken
   std::deque<Flight> flight_;
   double host_ = 0;  ///< the host loop is busy until then
   double device_free_ = 0;

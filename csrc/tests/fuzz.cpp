@@ -34,7 +34,11 @@ class Fuzz {
     const double exit_share = chance(0.3) ? 0.95 : pick(0, 10) / 10.0;
     const double fail_share = pick(0, 1) == 0 ? 0 : 0.2;
     const double patience_of_caller = chance(0.5) ? 3.0 : 30.0;
-    const auto exits = [&] { return chance(exit_share); };
+    const auto leaves = [&](std::int32_t step) -> std::optional<Departure> {
+      if (chance(exit_share)) return Departure{no_slot, step, Reason::exited};
+      if (chance(0.02)) return Departure{no_slot, step - pick(0, 1), Reason{pick(2, 4)}};
+      return {};
+    };
     const int operations = pick(1, 3000);
     const double rarely = pick(0, 2) / 20.0;
     const double tick = chance(0.5) ? 0.1 : 1;
@@ -45,14 +49,14 @@ class Fuzz {
       switch (kind(random_)) {
         case 0: checked.admit(std::size_t(pick(0, 12)), now_, patience_of_caller); break;
         case 1: checked.plan(now_); break;
-        case 2: land(checked, exits, fail_share); break;
+        case 2: land(checked, leaves, fail_share); break;
         case 3: checked.collect(std::size_t(pick(0, 60))); break;
         case 4: checked.expire(now_); break;
-        default: rare(checked, options.steps);
+        default: rare(checked);
       }
       if (i % 256 == 0) checked.audit();
     }
-    return operations + finish(checked, options.capacity, exits);
+    return operations + finish(checked, options.capacity, leaves);
   }
 
  private:
@@ -71,30 +75,29 @@ class Fuzz {
     return all;
   }
 
-  template <class Exits>
-  void land(Checked& checked, Exits exits, double fail_share) {
+  template <class Leaves>
+  void land(Checked& checked, Leaves leaves, double fail_share) {
     if (checked.flights().empty()) return;
     const auto which = std::size_t(pick(0, int(checked.flights().size()) - 1));
+    if (chance(0.1)) checked.misuse(which, pick(0, 11), now_);
     if (chance(fail_share)) {
       checked.fail(which, now_);
     } else {
-      checked.complete(which, now_, exits);
+      checked.complete(which, now_, leaves);
     }
   }
 
-  void rare(Checked& checked, std::int32_t steps) {
-    switch (pick(0, 5)) {
-      case 0:
-      case 1:
-      case 2: checked.set_max_steps(pick((steps + 1) / 2, steps)); break;
-      case 3: checked.close(); break;
-      default: checked.open();
+  void rare(Checked& checked) {
+    if (chance(0.4)) {
+      checked.close();
+    } else {
+      checked.open();
     }
   }
 
   /// Closes and runs to the end, which must come.
-  template <class Exits>
-  std::int64_t finish(Checked& checked, std::int32_t capacity, Exits exits) {
+  template <class Leaves>
+  std::int64_t finish(Checked& checked, std::int32_t capacity, Leaves leaves) {
     checked.close();
     std::int64_t calls = 0;
     for (;; ++calls) {
@@ -102,7 +105,7 @@ class Fuzz {
       const Plan plan = checked.plan(now_);
       if (plan.verdict == Verdict::done) break;
       CHECK(plan.verdict != Verdict::starved);
-      if (plan.verdict == Verdict::wait) checked.complete(0, now_ += 0.01, exits);
+      if (plan.verdict == Verdict::wait) checked.complete(0, now_ += 0.01, leaves);
     }
     checked.audit();
     checked.collect(1000);

@@ -1,6 +1,7 @@
 /// Short forms for tests: tables, admission, and a device that completes what it is given.
 #pragma once
 
+#include <deque>
 #include <initializer_list>
 #include <utility>
 #include <vector>
@@ -28,8 +29,64 @@ inline std::vector<Slot> admit(Scheduler& scheduler, std::size_t n, double now =
   return slots;
 }
 
-inline void complete(Scheduler& scheduler, const Plan& plan, bool exit, double now = 0) {
-  scheduler.complete(plan.id, std::vector<std::uint8_t>(static_cast<std::size_t>(plan.count), exit ? 1 : 0), Seconds{now});
+/// A scheduler and its device, whose ring holds what counted launches take.
+class Device : public Scheduler {
+ public:
+  Device(const Options& options, const CostTable& costs) : Scheduler(options, costs), options_(options) {}
+
+  /// The rows of a launch that ends next, with the steps that they have taken then.
+  std::vector<Departure> rows(const Plan& plan) const {
+    std::vector<Departure> all;
+    for (std::size_t row = 0; row < static_cast<std::size_t>(plan.count); ++row) {
+      if (plan.slots.empty()) {
+        all.push_back({ring_[row].slot, ring_[row].steps + 1, Reason::exited});
+      } else {
+        all.push_back({plan.slots[row], plan.steps[row], Reason::exited});
+      }
+    }
+    return all;
+  }
+
+  /// What the launch does on the device: those for which `leaves(slot)` holds leave, and those that have taken all steps.
+  template <class Leaves>
+  std::vector<Departure> settle(const Plan& plan, Leaves leaves) {
+    std::vector<Departure> left, stay;
+    for (Departure image : rows(plan)) {
+      const bool exits = leaves(image.slot);
+      image.reason = exits ? Reason::exited : Reason::last_step;
+      (exits || image.steps == options_.steps ? left : stay).push_back(image);
+    }
+    take(plan);
+    ring_.insert(ring_.end(), stay.begin(), stay.end());
+    return left;
+  }
+
+  template <class Leaves>
+  void end(const Plan& plan, Leaves leaves, double now = 0) {
+    complete(plan.id, settle(plan, leaves), Seconds{now});
+  }
+
+  /// The launch fails.
+  void fault(const Plan& plan, double now) {
+    if (plan.count > 1) return fail(plan.id, Seconds{now});
+    Departure alone = rows(plan).front();
+    --alone.steps;
+    alone.reason = Reason::error;
+    take(plan);
+    complete(plan.id, {&alone, 1}, Seconds{now});
+  }
+
+ private:
+  void take(const Plan& plan) {
+    if (plan.slots.empty()) ring_.erase(ring_.begin(), ring_.begin() + plan.count);
+  }
+
+  Options options_;
+  std::deque<Departure> ring_;
+};
+
+inline void complete(Device& device, const Plan& plan, bool exit, double now = 0) {
+  device.end(plan, [&](Slot) { return exit; }, now);
 }
 
 inline std::vector<Departure> collect(Scheduler& scheduler) {

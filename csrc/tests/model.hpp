@@ -1,11 +1,14 @@
 /// A second, slow and simple account of what a scheduler may do. Every call goes through to the real scheduler, and
 /// whatever it answers is held against the rules: nothing lost, nothing twice, steps in order, capacity kept, nobody
-/// starves, every launch one that its mode allows.
+/// starves, every launch one that its mode allows. It plays the device, too: which rows a counted launch takes, and who
+/// leaves with a launch.
 #pragma once
 
 #include <algorithm>
+#include <deque>
 #include <limits>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "check.hpp"
@@ -21,19 +24,18 @@ class Checked {
         costs_(costs),
         scheduler_(options, costs),
         glance_cover_(costs.buckets(Stage::glance), options.capacity, Objective::device_time),
-        max_steps_(options.steps),
         images_(static_cast<std::size_t>(options.capacity)) {}
 
   struct Flight {
     LaunchId id;
     Stage stage;
     std::int32_t bucket;
-    std::vector<Slot> rows;
+    std::int32_t count;
+    std::vector<Slot> rows;  ///< none of a counted launch
     double cost;
   };
 
   const std::vector<Flight>& flights() const { return flights_; }
-  std::int32_t queued() const { return count(queued_); }
   std::int64_t admitted() const { return admitted_; }
   std::int64_t collected() const { return collected_; }
   Scheduler& scheduler() { return scheduler_; }
@@ -73,54 +75,99 @@ class Checked {
     return plan;
   }
 
-  template <class Exits>
-  void complete(std::size_t which, double now, Exits exits) {
-    const Flight flight = flights_[which];
-    std::vector<std::uint8_t> flags(flight.rows.size());
-    for (std::uint8_t& flag : flags) flag = exits() ? 1 : 0;
-    scheduler_.complete(flight.id, flags, Seconds{now});
-    land(which, now);
-    passes_ += std::int64_t(flight.rows.size());
-    padded_ += flight.bucket - std::int64_t(flight.rows.size());
-    for (std::size_t row = 0; row < flags.size(); ++row) {
-      Image& image = at(flight.rows[row]);
-      if (image.place != flying_) {
-        if (image.place == gone_) image.place = free_;
-        if (image.place == left_flying_) image.place = left_;
-        continue;
+  /// A launch ends. `leaves(step)` says whether an image leaves that takes this step, with which steps and reason.
+  template <class Leaves>
+  void complete(std::size_t which, double now, Leaves leaves) {
+    std::vector<Departure> left;
+    for (const Slot slot : rows(flights_[which])) {
+      const Image& image = at(slot);
+      std::optional<Departure> leaving = leaves(image.steps + 1);
+      const bool answered = image.place == left_flying_ || image.place == gone_;
+      if (!leaving && !answered && image.steps + 1 == options_.steps) {
+        leaving = {slot, options_.steps, Reason::last_step};
       }
-      ++image.steps;
-      image.limit = std::numeric_limits<std::int32_t>::max();
-      if (flags[row] != 0) {
-        leave(image, flight.rows[row], Reason::exited, left_);
-      } else if (image.steps >= max_steps_) {
-        leave(image, flight.rows[row], Reason::last_step, left_);
-      } else {
-        enqueue(image, now);
-      }
+      if (leaving) left.push_back({slot, leaving->steps, leaving->reason});
     }
+    if (now > 0) std::ranges::reverse(left);  // any order will do
+    settle(which, now, left);
   }
 
+  /// A launch fails; one of a single row ends, and its image leaves as an error.
   void fail(std::size_t which, double now) {
-    const Flight flight = flights_[which];
+    Flight flight = flights_[which];
+    if (flight.count == 1) {
+      const Slot alone = rows(flight).front();
+      return settle(which, now, {{alone, at(alone).steps, Reason::error}});
+    }
     scheduler_.fail(flight.id, Seconds{now});
     land(which, now);
     ++failures_;
-    const auto rows = static_cast<std::int32_t>(flight.rows.size());
-    for (const Slot slot : flight.rows) {
-      Image& image = at(slot);
-      if (image.place != flying_) {
-        if (image.place == gone_) image.place = free_;
-        if (image.place == left_flying_) image.place = left_;
-      } else if (rows == 1) {
-        leave(image, slot, Reason::error, left_);
-      } else if (image.steps >= max_steps_) {
-        leave(image, slot, Reason::last_step, left_);
-      } else {
-        image.limit = (rows + 1) / 2;
-        image.place = queued_;
-      }
+    const std::int32_t limit = (flight.count + 1) / 2;
+    front_ -= flight.count;
+    for (std::int32_t row = 0; row < flight.count && counted(flight.stage); ++row) {
+      Image& known = flown_.at(flight.id)[std::size_t(row)];
+      known.limit = limit;
+      known.failure = failures_;
+      ready_.insert(ready_.begin() + row, known);
     }
+    flown_.erase(flight.id);
+    for (std::size_t row = 0; row < flight.rows.size(); ++row) {
+      Image& image = at(flight.rows[row]);
+      if (image.place != flying_) {
+        freed(image);
+        continue;
+      }
+      image.limit = limit;
+      if (merging()) image.failure = failures_, image.turn = front_ + std::int64_t(row);
+      image.place = queued_;
+    }
+  }
+
+  /// A call that must be refused, and change nothing. `kind` from 0 to 11 says what is wrong with it.
+  void misuse(std::size_t which, int kind, double now) {
+    const Flight& flight = flights_[which];
+    const bool by_count = counted(flight.stage);
+    std::vector<Departure> left;
+    for (const Slot slot : rows(flight)) left.push_back({slot, at(slot).steps + 1, Reason::exited});
+    Departure& first = left.front();
+    LaunchId id = flight.id;
+    switch (kind) {
+      case 0: id = LaunchId{static_cast<std::int64_t>(id) + 1000000}; break;
+      case 1: left.push_back(first); break;
+      case 2:
+        if (left.size() == 1) return;
+        left.back() = first;
+        break;
+      case 3: first.slot = Slot{options_.capacity}; break;
+      case 4: first.slot = no_slot; break;
+      case 5: first.reason = Reason{reasons}; break;
+      case 6: first.reason = Reason{-1}; break;
+      case 7: first.steps = by_count ? options_.steps + 1 : first.steps + 1; break;
+      case 8: first.steps = by_count ? -1 : first.steps - 2; break;
+      case 9: {  // somebody else
+        std::int32_t other = 0;
+        const auto fits = [&](Slot slot) {
+          return by_count ? at(slot).place == merged_ : std::ranges::count(flight.rows, slot) > 0;
+        };
+        while (other < options_.capacity && fits(Slot{other})) ++other;
+        if (other == options_.capacity) return;
+        first.slot = Slot{other};
+        first.steps = by_count ? 1 : at(Slot{other}).steps + 1;
+        break;
+      }
+      case 10: {  // takes the last step, and stays
+        const auto last = std::ranges::find_if(left, [&](const Departure& d) {
+          return !by_count && at(d.slot).steps + 1 == options_.steps && at(d.slot).place == flying_;
+        });
+        if (last == left.end()) return;
+        left.erase(last);
+        break;
+      }
+      default:
+        if (flight.count == 1) CHECK_THROWS(std::invalid_argument, scheduler_.fail(id, Seconds{now}));
+        return;
+    }
+    CHECK_THROWS(std::invalid_argument, scheduler_.complete(id, left, Seconds{now}));
   }
 
   void expire(double now) {
@@ -137,23 +184,14 @@ class Checked {
       CHECK(expected != departures_.end());  // nothing twice
       CHECK(expected->second.steps == departure.steps);
       CHECK(expected->second.reason == departure.reason);
+      CHECK(expected->second.turn >= last_turn_);  // in the order of leaving
+      last_turn_ = expected->second.turn;
       departures_.erase(expected);
       Image& image = at(departure.slot);
       image.place = image.place == left_flying_ ? gone_ : free_;
       ++collected_;
     }
     return got.size();
-  }
-
-  void set_max_steps(std::int32_t steps) {
-    scheduler_.set_max_steps(steps);
-    max_steps_ = steps;
-    for (std::size_t i = 0; i < images_.size(); ++i) {
-      Image& image = images_[i];
-      if (image.place == queued_ && image.steps >= steps) {
-        leave(image, Slot{static_cast<std::int32_t>(i)}, Reason::last_step, left_);
-      }
-    }
   }
 
   void close() { scheduler_.close(), closed_ = true; }
@@ -174,16 +212,23 @@ class Checked {
     CHECK(by_bucket == planned_);
     const Occupancy places = scheduler_.occupancy();
     CHECK(places.free == count(free_));
-    CHECK(places.waiting + places.ready == count(queued_));
-    CHECK(places.in_flight == count(flying_) + count(left_flying_) + count(gone_));
+    CHECK(places.waiting == queued(Stage::glance) && places.ready == queued(Stage::focus));
+    std::int32_t flying = 0;
+    for (const Flight& flight : flights_) flying += flight.count;
+    CHECK(places.in_flight == flying);
     CHECK(places.departed == count(left_));
     CHECK(places.free + places.waiting + places.ready + places.in_flight + places.departed == options_.capacity);
-    CHECK(admitted_ == collected_ + std::int64_t(departures_.size()) + count(queued_) + count(flying_));
+    CHECK(admitted_ == collected_ + std::int64_t(departures_.size()) + count(queued_) + count(flying_) +
+                           count(merged_));
+    std::int64_t by_reason = 0;
+    for (const auto n : statistics.departed) by_reason += n;
+    CHECK(by_reason == collected_ + std::int64_t(departures_.size()));
   }
 
  private:
-  // left_flying_: departed, launch still in flight. gone_: the same, and collected.
-  enum Place { free_, queued_, flying_, left_, left_flying_, gone_ };
+  // merged_: in the device's ring, ready or in a counted launch. left_flying_: departed, launch still in flight. gone_:
+  // the same, and collected.
+  enum Place { free_, queued_, flying_, merged_, left_, left_flying_, gone_ };
 
   struct Image {
     Place place = free_;
@@ -194,6 +239,7 @@ class Checked {
     double deadline = 0;
     std::int32_t steps = 0;
     std::int32_t limit = std::numeric_limits<std::int32_t>::max();
+    std::int64_t failure = 0;  ///< throughput: the one after which it is retried
     Stage stage() const { return steps == 0 ? Stage::glance : Stage::focus; }
     bool limited() const { return limit != std::numeric_limits<std::int32_t>::max(); }
   };
@@ -201,7 +247,52 @@ class Checked {
   struct Expected {
     std::int32_t steps;
     Reason reason;
+    std::int64_t turn;
   };
+
+  bool merging() const { return options_.mode == Mode::throughput; }
+  bool counted(Stage stage) const { return merging() && stage == Stage::focus; }
+
+  /// Those that a launch takes, if it ends next.
+  std::vector<Slot> rows(const Flight& flight) const {
+    return counted(flight.stage) ? std::vector(ring_.begin(), ring_.begin() + flight.count) : flight.rows;
+  }
+
+  static void freed(Image& image) {
+    if (image.place == gone_) image.place = free_;
+    if (image.place == left_flying_) image.place = left_;
+  }
+
+  void settle(std::size_t which, double now, const std::vector<Departure>& left) {
+    const Flight flight = flights_[which];
+    const std::vector<Slot> taken = rows(flight);
+    scheduler_.complete(flight.id, left, Seconds{now});
+    land(which, now);
+    flown_.erase(flight.id);
+    if (counted(flight.stage)) ring_.erase(ring_.begin(), ring_.begin() + flight.count);
+    passes_ += flight.count;
+    padded_ += flight.bucket - flight.count;
+    for (const Departure& leaving : left) {
+      Image& image = at(leaving.slot);
+      if (image.place != flying_ && image.place != merged_) continue;  // answered meanwhile
+      image.steps = leaving.steps;
+      ++turn_of_leaving_;
+      leave(image, leaving.slot, leaving.reason, left_);
+    }
+    for (const Slot slot : taken) {
+      Image& image = at(slot);
+      freed(image);
+      if (image.place != flying_ && image.place != merged_) continue;
+      ++image.steps;
+      image.limit = std::numeric_limits<std::int32_t>::max();
+      image.failure = 0;
+      enqueue(image, now);
+      if (!merging()) continue;
+      image.place = merged_;
+      ready_.push_back(image);
+      ring_.push_back(slot);
+    }
+  }
 
   Image& at(Slot slot) { return images_[static_cast<std::size_t>(index(slot))]; }
 
@@ -210,6 +301,7 @@ class Checked {
   }
 
   std::int32_t queued(Stage stage) const {
+    if (counted(stage)) return std::int32_t(ready_.size());
     return std::int32_t(
         std::ranges::count_if(images_, [&](const Image& i) { return i.place == queued_ && i.stage() == stage; }));
   }
@@ -222,6 +314,7 @@ class Checked {
   }
 
   const Image* head(Stage stage) const {
+    if (counted(stage)) return ready_.empty() ? nullptr : &ready_.front();
     const Image* first = nullptr;
     for (const Image& image : images_) {
       if (image.place == queued_ && image.stage() == stage && (!first || before(image, *first))) first = &image;
@@ -238,7 +331,7 @@ class Checked {
 
   void leave(Image& image, Slot slot, Reason reason, Place place) {
     image.place = place;
-    CHECK(departures_.emplace(index(slot), Expected{image.steps, reason}).second);
+    CHECK(departures_.emplace(index(slot), Expected{image.steps, reason, turn_of_leaving_}).second);
   }
 
   void land(std::size_t which, double now) {
@@ -257,6 +350,7 @@ class Checked {
 
   void expire_model(double now) {
     if (options_.mode != Mode::deadline) return;
+    ++turn_of_leaving_;
     for (const Stage stage : {Stage::glance, Stage::focus}) {
       while (const Image* first = head(stage)) {
         const bool in_time = std::max(now, busy_until_) + quickest(*first) <= first->deadline;
@@ -305,12 +399,18 @@ class Checked {
     const auto bucket = std::ranges::find(buckets, plan.bucket, &Bucket::size);
     CHECK(bucket != buckets.end());  // a fixed shape
     CHECK(plan.count >= 1 && plan.count <= plan.bucket);
-    CHECK(std::int32_t(plan.slots.size()) == plan.bucket && std::int32_t(plan.steps.size()) == plan.bucket);
+    const std::int32_t named = counted(plan.stage) ? 0 : plan.bucket;
+    CHECK(std::int32_t(plan.slots.size()) == named && std::int32_t(plan.steps.size()) == named);
     CHECK(std::int32_t(flights_.size()) < options_.in_flight);
     const std::int32_t waiting = queued(Stage::glance), ready = queued(Stage::focus);
+    CHECK(plan.count <= queued(plan.stage));
     const Image first = *head(plan.stage);
+    const auto together = [&](const Image& image) {  // a retried group stays by itself
+      return image.limit == first.limit && image.failure == first.failure;
+    };
 
     std::vector<Slot> rows;
+    std::vector<Image> taken;
     for (std::size_t row = 0; row < plan.slots.size(); ++row) {
       if (row >= std::size_t(plan.count)) {
         CHECK(plan.slots[row] == no_slot && plan.steps[row] == 0);
@@ -320,16 +420,25 @@ class Checked {
       Image& image = at(plan.slots[row]);
       CHECK(image.place == queued_);               // nothing twice
       CHECK(plan.steps[row] == image.steps + 1);   // steps in order
-      CHECK(image.steps < max_steps_ && image.stage() == plan.stage);
+      CHECK(image.steps < options_.steps && image.stage() == plan.stage);
       CHECK(row == 0 || plan.steps[row - 1] <= plan.steps[row]);
-      CHECK(image.limit == first.limit && plan.count <= image.limit);
+      CHECK(!merging() || row == 0 || before(at(plan.slots[row - 1]), image));
       image.place = flying_;
       rows.push_back(plan.slots[row]);
+      taken.push_back(image);
+    }
+    if (counted(plan.stage)) {
+      taken.assign(ready_.begin(), ready_.begin() + plan.count);
+      ready_.erase(ready_.begin(), ready_.begin() + plan.count);
+      flown_[plan.id] = taken;
     }
     // The first of the queue, as many as fit.
     const Image* next = head(plan.stage);
-    for (const Slot slot : rows) CHECK(!next || before(at(slot), *next));
-    if (next && next->limit == first.limit) CHECK(plan.count == std::min(plan.bucket, first.limit));
+    for (const Image& image : taken) {
+      CHECK(together(image) && plan.count <= image.limit);
+      CHECK(!next || counted(plan.stage) || before(image, *next));
+    }
+    if (next && together(*next)) CHECK(plan.count == std::min(plan.bucket, first.limit));
 
     if (plan.count < plan.bucket && !first.limited()) {  // no more padding than pays
       for (const Bucket& cheaper : buckets) CHECK(cheaper.size < plan.count || cheaper.cost >= bucket->cost);
@@ -337,8 +446,7 @@ class Checked {
 
     check_mode(plan, *bucket, first, waiting, ready, now);
     const double begin = std::max(now, busy_until_);
-    for (const Slot slot : rows) {
-      const Image& image = at(slot);
+    for (const Image& image : taken) {
       if (options_.mode == Mode::deadline) CHECK(begin + bucket->cost.count() <= image.deadline);
       if (failures_ > 0) continue;
       if (options_.mode == Mode::throughput) CHECK(planned_ - image.planned <= options_.patience + options_.capacity);
@@ -346,7 +454,7 @@ class Checked {
     }
     busy_until_ = begin + bucket->cost.count();
     ++planned_;
-    flights_.push_back({plan.id, plan.stage, plan.bucket, rows, bucket->cost.count()});
+    flights_.push_back({plan.id, plan.stage, plan.bucket, plan.count, rows, bucket->cost.count()});
   }
 
   void check_mode(const Plan& plan, const Bucket& bucket, const Image& first, std::int32_t waiting,
@@ -380,13 +488,16 @@ class Checked {
   CostTable costs_;
   Scheduler scheduler_;
   Cover glance_cover_;
-  std::int32_t max_steps_;
   std::vector<Image> images_;
+  std::deque<Slot> ring_;    ///< the device's: who is ready, or in a counted launch
+  std::deque<Image> ready_;  ///< what is known of the queued ones of them, row by row
+  std::map<LaunchId, std::vector<Image>> flown_;  ///< the same of the rows of a counted launch
   std::vector<Flight> flights_;
   std::map<std::int32_t, Expected> departures_;
   double busy_until_ = -std::numeric_limits<double>::infinity();
   bool closed_ = false;
-  std::int64_t turns_ = 0, planned_ = 0, admitted_ = 0, collected_ = 0, passes_ = 0, padded_ = 0, failures_ = 0;
+  std::int64_t turns_ = 0, front_ = 0, turn_of_leaving_ = 0, last_turn_ = 0;
+  std::int64_t planned_ = 0, admitted_ = 0, collected_ = 0, passes_ = 0, padded_ = 0, failures_ = 0;
 };
 
 }  // namespace gfnet

@@ -19,7 +19,7 @@ Options deadline(std::int32_t in_flight = 1) {
 }
 
 void earliest_deadline_first() {
-  Scheduler scheduler(deadline(2), table);
+  Device scheduler(deadline(2), table);
   const Slot late = admit(scheduler, 1, 0, {50}).front();
   const Slot early = admit(scheduler, 1, 0, {5}).front();
   const Plan both = expect(scheduler, Stage::glance, 1, 1);  // 1 s for one row beats 2 s for two in 4
@@ -28,7 +28,7 @@ void earliest_deadline_first() {
 }
 
 void leaves_with_its_newest_prediction() {
-  Scheduler scheduler(deadline(), table);
+  Device scheduler(deadline(), table);
   admit(scheduler, 1, 0, {2.5});
   complete(scheduler, expect(scheduler, Stage::glance, 1, 1, 0), false, 1);
   complete(scheduler, expect(scheduler, Stage::focus, 1, 1, 1), false, 2);
@@ -38,7 +38,7 @@ void leaves_with_its_newest_prediction() {
 }
 
 void never_starts_what_cannot_end_in_time() {
-  Scheduler scheduler(deadline(), table);
+  Device scheduler(deadline(), table);
   admit(scheduler, 2, 0, {0.5, 0.9});
   CHECK(verdict(scheduler) == Verdict::starved);
   const auto left = collect(scheduler);
@@ -50,7 +50,7 @@ void never_starts_what_cannot_end_in_time() {
 }
 
 void a_late_launch_does_not_hold_the_answer() {
-  Scheduler scheduler(deadline(), table);
+  Device scheduler(deadline(), table);
   const Slot slot = admit(scheduler, 1, 0, {3}).front();
   complete(scheduler, expect(scheduler, Stage::glance, 1, 1, 0), false, 1);
   const Plan slow = expect(scheduler, Stage::focus, 1, 1, 1);
@@ -66,7 +66,7 @@ void a_late_launch_does_not_hold_the_answer() {
 }
 
 void a_first_answer_comes_before_a_better_one() {
-  Scheduler scheduler(deadline(), table);
+  Device scheduler(deadline(), table);
   admit(scheduler, 1, 0, {4});
   complete(scheduler, expect(scheduler, Stage::glance, 1, 1, 0), false, 1);
   admit(scheduler, 8, 1, std::vector<double>(8, 5.5));
@@ -78,7 +78,7 @@ void a_first_answer_comes_before_a_better_one() {
 void nobody_misses_a_time_that_can_be_met() {
   std::mt19937 random(3);
   double now = 0;
-  Scheduler scheduler(deadline(), table);
+  Device scheduler(deadline(), table);
   std::vector<double> due(32);
   const auto check_in_time = [&] {
     for (const Departure& departure : collect(scheduler)) {
@@ -110,7 +110,7 @@ void nobody_misses_a_time_that_can_be_met() {
 }
 
 void deadlines_are_asked_for() {
-  Scheduler scheduler(deadline(), table);
+  Device scheduler(deadline(), table);
   CHECK_THROWS(std::invalid_argument, admit(scheduler, 2));
   CHECK_THROWS(std::invalid_argument, admit(scheduler, 2, 0, {1}));
   CHECK_THROWS(std::invalid_argument, admit(scheduler, 1, 0, {std::numeric_limits<double>::infinity()}));
@@ -119,7 +119,7 @@ void deadlines_are_asked_for() {
 /// What is planned does not depend on where the clock's zero is.
 void any_clock() {
   for (const double zero : {-1e6, -10.0, 0.0, 1.7e9}) {
-    Scheduler scheduler(deadline(), table);
+    Device scheduler(deadline(), table);
     admit(scheduler, 1, zero, {zero + 2.5});
     complete(scheduler, expect(scheduler, Stage::glance, 1, 1, zero), false, zero + 1);
     complete(scheduler, expect(scheduler, Stage::focus, 1, 1, zero + 1), false, zero + 2);
@@ -131,7 +131,7 @@ void any_clock() {
 
 /// A cost that the clock cannot show: the image is gone at its deadline, and the next time to ask is a later one.
 void a_cost_below_the_clocks_precision() {
-  Scheduler scheduler(deadline(), same({{1, 1e-20}}));
+  Device scheduler(deadline(), same({{1, 1e-20}}));
   admit(scheduler, 2, 0, {1, 1});
   expect(scheduler, Stage::glance, 1, 1);
   CHECK(scheduler.plan(Seconds{0}).wake_at == Seconds{1});

@@ -88,7 +88,7 @@ void options() {
 /// A call that is refused has changed nothing.
 void calls() {
   for (const double now : {nan, inf, -inf}) {
-    Scheduler scheduler({.capacity = 8, .steps = 3, .mode = Mode::deadline}, same({{1, 1}, {4, 2}}));
+    Device scheduler({.capacity = 8, .steps = 3, .mode = Mode::deadline}, same({{1, 1}, {4, 2}}));
     const std::string message = "now: expected finite seconds, got";
     refused(message, [&] { admit(scheduler, 1, now, {1}); });
     refused("deadlines: expected finite seconds", [&] { admit(scheduler, 2, 0, {9, now}); });
@@ -99,12 +99,19 @@ void calls() {
     const Plan plan = expect(scheduler, Stage::glance, 1, 1);
     refused(message, [&] { complete(scheduler, plan, true, now); });
     refused(message, [&] { scheduler.fail(plan.id, Seconds{now}); });
-    refused("exited: expected one flag per row, 1 (or 1 with padding), got 0", [&] { scheduler.complete(plan.id, {}, {}); });
+    const std::vector<Departure> two(2);
+    refused("left: expected at most the 1 rows of the launch, got 2", [&] { scheduler.complete(plan.id, two, {}); });
+    const auto record = [&](const std::string& wrong, Departure departure) {
+      refused("left: expected " + wrong, [&] { scheduler.complete(plan.id, {&departure, 1}, {}); });
+    };
+    record("slots 0 to 7, got 8", {Slot{8}, 1, Reason::exited});
+    record("slots 0 to 7, got -2147483648", {Slot{least}, 1, Reason::exited});
+    record("slots of the launch, got 1", {Slot{1}, 1, Reason::exited});
+    record("steps 0 to 1 of slot 0, got 2147483647", {Slot{0}, most, Reason::exited});
+    record("reasons 0 to 4, got -1", {Slot{0}, 1, Reason{-1}});
+    refused("id: expected a launch of two rows or more, got 0 of one row", [&] { scheduler.fail(plan.id, {}); });
     for (const std::int64_t id : {std::int64_t{-1}, std::int64_t{1}, std::numeric_limits<std::int64_t>::max()}) {
       refused("id: expected a launch in flight, got " + std::to_string(id), [&] { scheduler.fail(LaunchId{id}, {}); });
-    }
-    for (const std::int32_t steps : {0, -1, 4, least, most}) {
-      refused("steps: expected 1 to 3", [&] { scheduler.set_max_steps(steps); });
     }
     CHECK(scheduler.occupancy().in_flight == 1);
     complete(scheduler, plan, true, 1);

@@ -12,7 +12,7 @@ int main() {
   options.capacity = 64;
   options.steps = 4;
   options.linger = Seconds{0};
-  Scheduler scheduler(options, same({{1, 1.0}, {4, 1.5}, {16, 3.0}}));
+  Device scheduler(options, same({{1, 1.0}, {4, 1.5}, {16, 3.0}}));
   std::atomic<int> collected{0};
   std::atomic<bool> over{false};
 
@@ -46,7 +46,7 @@ int main() {
       if (plan.verdict != Verdict::launch) {
         std::this_thread::yield();
       } else if (round % 50 == 0) {
-        scheduler.fail(plan.id, Seconds{0});
+        scheduler.fault(plan, 0);
       } else {
         complete(scheduler, plan, round % 2 == 0);
       }

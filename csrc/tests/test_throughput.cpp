@@ -1,4 +1,3 @@
-#include <deque>
 #include <random>
 
 #include "helpers.hpp"
@@ -19,7 +18,7 @@ Options throughput(std::int32_t capacity, std::int32_t in_flight = 2) {
 }
 
 void full_batches_and_focus_first() {
-  Scheduler scheduler(throughput(64), table);
+  Device scheduler(throughput(64), table);
   CHECK(verdict(scheduler) == Verdict::starved);
   CHECK(admit(scheduler, 100).size() == 64);  // capacity-bounded
   CHECK(admit(scheduler, 1).empty());
@@ -33,23 +32,47 @@ void full_batches_and_focus_first() {
   expect(scheduler, Stage::glance, 16, 16);
 }
 
-void steps_merge_in_ascending_order() {
-  Scheduler scheduler(throughput(64, 1), table);
-  admit(scheduler, 16);
+void focus_launches_are_counted() {
+  Device scheduler(throughput(64, 1), table);
+  const std::vector<Slot> slots = admit(scheduler, 16);
   complete(scheduler, expect(scheduler, Stage::glance, 16, 16), false);
   admit(scheduler, 16);
   const Plan focus = expect(scheduler, Stage::focus, 16, 16);
-  std::vector<std::uint8_t> half(16);
-  for (std::size_t i = 0; i < 8; ++i) half[i] = 1;
-  scheduler.complete(focus.id, half, Seconds{0});
+  CHECK(focus.slots.empty() && focus.steps.empty());
+  scheduler.end(focus, [](Slot slot) { return index(slot) % 2 == 0; });
+  const std::vector<Departure> left = collect(scheduler);
+  CHECK(left.size() == 8 && left[1].slot == Slot{2} && left[1].steps == 2 && left[1].reason == Reason::exited);
   complete(scheduler, expect(scheduler, Stage::glance, 16, 16), false);
-  const Plan mixed = expect(scheduler, Stage::focus, 16, 16);
-  CHECK(std::vector(mixed.steps.begin(), mixed.steps.end()) ==
-        std::vector<std::int32_t>({2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3}));
+  const Plan mixed = expect(scheduler, Stage::focus, 16, 16);  // eight at step 3, eight at step 2
+  complete(scheduler, mixed, false);
+  CHECK(collect(scheduler).size() == 8);
+  CHECK(scheduler.occupancy().ready == 16);
+}
+
+/// Rows are known by number alone: whom the record names among those in flight or ready is the device's to say.
+void a_record_may_name_any_that_is_ready() {
+  Scheduler scheduler(throughput(64, 1), table);
+  const std::vector<Slot> slots = admit(scheduler, 20);
+  scheduler.complete(expect(scheduler, Stage::glance, 16, 16).id, {}, Seconds{0});
+  const Plan focus = expect(scheduler, Stage::focus, 16, 16);
+  const auto complete = [&](std::vector<Departure> left) { scheduler.complete(focus.id, left, Seconds{0}); };
+  CHECK_THROWS(std::invalid_argument, complete({{slots[17], 2, Reason::exited}}));  // has not taken the glance
+  CHECK_THROWS(std::invalid_argument, complete({{slots[3], 4, Reason::exited}}));
+  CHECK_THROWS(std::invalid_argument, complete({{slots[3], -1, Reason::exited}}));
+  complete({{slots[3], 3, Reason::cancelled}, {slots[1], 0, Reason::deadline}});
+  const std::vector<Departure> left = collect(scheduler);
+  CHECK(left[0].slot == slots[3] && left[0].steps == 3 && left[0].reason == Reason::cancelled);
+  CHECK(left[1].slot == slots[1] && left[1].steps == 0 && left[1].reason == Reason::deadline);
+  CHECK(scheduler.occupancy().ready == 14);
+  scheduler.close();
+  scheduler.complete(expect(scheduler, Stage::glance, 4, 4).id, {}, Seconds{0});
+  const Plan next = expect(scheduler, Stage::focus, 16, 16);
+  const std::vector<Departure> gone{{slots[3], 3, Reason::exited}};
+  CHECK_THROWS(std::invalid_argument, scheduler.complete(next.id, gone, Seconds{0}));
 }
 
 void drain_covers_the_rest_at_least_cost() {
-  Scheduler scheduler(throughput(64), table);
+  Device scheduler(throughput(64), table);
   admit(scheduler, 5);
   CHECK(verdict(scheduler) == Verdict::starved);  // wants company
   scheduler.close();
@@ -71,7 +94,7 @@ void drain_covers_the_rest_at_least_cost() {
 void an_idle_device_lingers_then_pads() {
   Options options = throughput(64);
   options.linger = Seconds{2};
-  Scheduler scheduler(options, table);
+  Device scheduler(options, table);
   admit(scheduler, 3, 10.0);
   const Plan pause = scheduler.plan(Seconds{11});
   CHECK(pause.verdict == Verdict::starved && pause.wake_at == Seconds{12});
@@ -84,7 +107,7 @@ void an_idle_device_lingers_then_pads() {
 
 void a_small_arena_pads_rather_than_hangs() {
   for (std::int32_t capacity = 1; capacity < 24; ++capacity) {
-    Scheduler scheduler(throughput(capacity), table);
+    Device scheduler(throughput(capacity), table);
     int images = 0, calls = 0;
     while (images < 100) {
       CHECK(++calls < 5000);
@@ -101,16 +124,14 @@ void a_small_arena_pads_rather_than_hangs() {
 void never_waits_while_the_stream_lasts() {
   std::mt19937 random(1);
   for (const std::int32_t in_flight : {2, 3, 4}) {
-    Scheduler scheduler(throughput(capacity_without_waits(table, in_flight), in_flight), table);
+    Device scheduler(throughput(capacity_without_waits(table, in_flight), in_flight), table);
     std::deque<Plan> flight;
     for (int round = 0; round < 5000; ++round) {
       admit(scheduler, 1000);
       Plan plan;
       while ((plan = scheduler.plan(Seconds{0})).verdict == Verdict::launch) flight.push_back(plan);
       CHECK(std::int32_t(flight.size()) == in_flight);
-      std::vector<std::uint8_t> exits(16);
-      for (auto& exit : exits) exit = random() % 100 < 46;
-      scheduler.complete(flight.front().id, exits, Seconds{0});
+      scheduler.end(flight.front(), [&](Slot) { return random() % 100 < 46; });
       flight.pop_front();
       collect(scheduler);
     }
@@ -123,52 +144,34 @@ void never_waits_while_the_stream_lasts() {
 void nobody_starves() {
   Options options = throughput(64);
   options.patience = 10;
-  Scheduler scheduler(options, table);
+  Device scheduler(options, table);
   const Slot stubborn = admit(scheduler, 1).front();
   std::int32_t since = 0, steps = 0;
   for (int launches = 0; steps < 3; ++launches) {
     CHECK(launches < 100);
     admit(scheduler, 64);
     const Plan plan = scheduler.plan(Seconds{0});
-    std::vector<std::uint8_t> exits(static_cast<std::size_t>(plan.count), 1);
     ++since;
-    for (std::size_t row = 0; row < exits.size(); ++row) {
-      if (plan.slots[row] != stubborn) continue;
-      exits[row] = 0;
+    for (const Departure& row : scheduler.rows(plan)) {
+      if (row.slot != stubborn) continue;
       CHECK(since <= options.patience + 1);
       since = 0;
       ++steps;
     }
-    scheduler.complete(plan.id, exits, Seconds{0});
+    scheduler.end(plan, [&](Slot slot) { return slot != stubborn; });
     collect(scheduler);
   }
-}
-
-void fewer_steps_take_effect_at_once() {
-  Scheduler scheduler(throughput(64), table);
-  admit(scheduler, 32);
-  const Plan first = expect(scheduler, Stage::glance, 16, 16);
-  const Plan second = expect(scheduler, Stage::glance, 16, 16);
-  complete(scheduler, first, false);
-  scheduler.set_max_steps(1);
-  const std::vector<Departure> left = collect(scheduler);
-  CHECK(left.size() == 16);
-  CHECK(left[0].steps == 1 && left[0].reason == Reason::last_step);
-  complete(scheduler, second, false);
-  CHECK(collect(scheduler).size() == 16);
-  CHECK_THROWS(std::invalid_argument, scheduler.set_max_steps(0));
-  CHECK_THROWS(std::invalid_argument, scheduler.set_max_steps(4));
 }
 
 }  // namespace
 
 int main() {
   full_batches_and_focus_first();
-  steps_merge_in_ascending_order();
+  focus_launches_are_counted();
+  a_record_may_name_any_that_is_ready();
   drain_covers_the_rest_at_least_cost();
   an_idle_device_lingers_then_pads();
   a_small_arena_pads_rather_than_hangs();
   never_waits_while_the_stream_lasts();
   nobody_starves();
-  fewer_steps_take_effect_at_once();
 }

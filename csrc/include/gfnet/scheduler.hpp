@@ -2,12 +2,15 @@
 ///
 ///   scheduler.admit(slots, now);                       images get slots of the arena, first come, first served
 ///   while ((plan = scheduler.plan(now)).verdict == Verdict::launch) run(plan);
-///   scheduler.complete(plan.id, exited, now);          an outcome came back: rows leave, or queue for their next step
+///   scheduler.complete(plan.id, left, now);            an outcome came back: these leave, the others queue for more
 ///   scheduler.collect(departures);                     who left, after how many steps; their slots are free again
 ///
 /// All focus steps share one encoder, so one focus launch mixes images at different steps and from different
 /// arrivals. Several launches may be in flight: what is queued is what is *known* to need a step, a lower bound
 /// that lags behind the device, and a plan needs no more than that.
+///
+/// In throughput mode a focus launch is *counted*: the plan says how many rows it takes, and the device takes them from
+/// the head of a ring of its own, to whose tail it appends those that stay. The other launches name their rows.
 ///
 /// An image is in one place at a time:
 ///
@@ -46,7 +49,7 @@ enum class Verdict : std::uint8_t {
 };
 
 /// What to do next. For Verdict::launch the spans have the bucket's size: `count` rows in ascending order of step,
-/// then padding (no_slot, step 0). They stay valid until complete() or fail().
+/// then padding (no_slot, step 0). They stay valid until complete() or fail(). Those of a counted launch are empty.
 ///
 /// Example: bucket 4, count 3: slots = [7, 0, 2, -1], steps = [2, 2, 3, 0].
 struct Plan {
@@ -61,14 +64,16 @@ struct Plan {
   Seconds wake_at{std::numeric_limits<double>::infinity()};
 };
 
-enum class Reason : std::uint8_t {
+enum class Reason : std::int32_t {
   exited,     ///< its outcome said so
   last_step,  ///< it took the last step it may take
   deadline,   ///< its time was up, or no further step could end in time
   error,      ///< a launch of this image alone failed
+  cancelled,  ///< nobody wants its answer any more
 };
+inline constexpr std::int32_t reasons = 5;
 
-/// An image that has left. Its answer is the prediction of step `steps`; 0: it left without one.
+/// An image that leaves, or has left. Its answer is the prediction of step `steps`; 0: it left without one.
 struct Departure {
   Slot slot;
   std::int32_t steps;
@@ -80,9 +85,9 @@ struct Statistics {
   std::int64_t passes = 0;        ///< rows of completed launches that were images
   std::int64_t padded_rows = 0;   ///< rows of completed launches that were padding
   std::int64_t launches = 0;      ///< planned, failed ones included
-  std::int64_t failures = 0;      ///< launches that failed
+  std::int64_t failures = 0;      ///< launches that fail() was told of
   std::int64_t waits = 0;         ///< plans that found free launch places and queued images, but had to wait
-  std::int64_t departed[4] = {};  ///< by Reason
+  std::int64_t departed[reasons] = {};  ///< by Reason
   std::vector<std::int64_t> glance_launches;  ///< planned, by bucket, smallest bucket first
   std::vector<std::int64_t> focus_launches;
 
@@ -125,14 +130,18 @@ class Scheduler {
   /// Chooses the next launch, and counts it as in flight. Mode::deadline calls expire() first.
   Plan plan(Seconds now);
 
-  /// A launch has ended. `exited` has one flag per row (padding may be left out): this image leaves with the step
-  /// it has just taken. Launches may complete in any order. Throws std::invalid_argument for an id that is not in
-  /// flight or a wrong number of flags.
-  void complete(LaunchId id, std::span<const std::uint8_t> exited, Seconds now);
+  /// A launch has ended: `left` is who has left with it, in any order; all its other rows have taken their step and
+  /// stay. Launches may complete in any order, counted ones in that in which the device settled them. An image that
+  /// has been answered meanwhile is passed over. Throws std::invalid_argument for an id that is not in flight; for more
+  /// images than the launch has rows, a slot that is not of the launch (counted: an image that has not taken the glance,
+  /// or has left), one that is named twice, a reason that there is not; for steps other than the image's or one more
+  /// (counted: 0 .. T); and where a row has taken step T and stays.
+  void complete(LaunchId id, std::span<const Departure> left, Seconds now);
 
-  /// A launch has failed; no row of it has taken its step. Its images go back to where they were, to be retried
-  /// in launches of at most half as many rows, in the smallest buckets that hold them; an image that fails alone
-  /// departs with Reason::error. So one bad image among n costs its n - 1 neighbours at most log2(n) retries each.
+  /// A launch of two rows or more has failed; no row of it has taken its step. Its images go back to the head of their
+  /// queue, to be retried in launches of at most half as many rows, in the smallest buckets that hold them. Throws
+  /// std::invalid_argument for an id that is not in flight, and for a launch of one row: that one is completed, and its
+  /// image leaves with Reason::error. So one bad image among n costs its n - 1 neighbours at most log2(n) retries each.
   void fail(LaunchId id, Seconds now);
 
   /// Mode::deadline: images whose deadline has come, or that cannot take another step in time, depart with their
@@ -142,9 +151,6 @@ class Scheduler {
   /// Writes up to `departures.size()` images that have left, in the order of leaving, frees their slots, and
   /// returns how many.
   std::size_t collect(std::span<Departure> departures);
-
-  /// From now on no image takes a step beyond `steps`, 1 .. T. Those that have taken it depart at once.
-  void set_max_steps(std::int32_t steps);
 
   void close();  ///< Nothing more will be admitted: fill no batch that cannot fill, pad instead.
   void open();   ///< Admit again.

@@ -15,7 +15,11 @@ int main() {
   std::vector<Departure> departures(32);
   std::size_t left = 0;
   for (Plan plan; (plan = scheduler.plan(Seconds{0})).verdict == Verdict::launch;) {
-    scheduler.complete(plan.id, std::vector<std::uint8_t>(static_cast<std::size_t>(plan.count), 1), Seconds{0});
+    std::vector<Departure> all;
+    for (const Slot slot : plan.slots.first(static_cast<std::size_t>(plan.count))) {
+      all.push_back({slot, 1, Reason::exited});
+    }
+    scheduler.complete(plan.id, all, Seconds{0});
     left += scheduler.collect(departures);
   }
   std::cout << left << " images\n";
