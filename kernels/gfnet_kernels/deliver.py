@@ -22,6 +22,7 @@ answer is class -1, step 0, and NaN for confidence and logits.
 
 import ctypes
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from gfnet_kernels._library import expect, expect_range, expect_tensor, register
 from gfnet_kernels.exits import WIDEST
 
 PLACES = 5
+_SIZES = np.array([8, 4, 8, 4, 8])  # bytes of what lies there
 BLOCK = 1024
 REGISTERS = 32
 SPACE = 1 << 48  # addresses of a process
@@ -89,29 +91,28 @@ def deliver_launch(
 
 
 class _Memory:
-    """What numpy asks a piece of memory that it does not own."""
+    """What numpy asks of memory that it does not own."""
 
-    def __init__(self, dtype: np.dtype, width: int) -> None:
-        size = dtype.itemsize
-        self.__array_interface__ = {
-            "version": 3, "typestr": dtype.str, "data": (size, False),
-            "shape": (SPACE // size - width, width), "strides": (size, size),
-        }  # fmt: skip
+    def __init__(self, **interface: Any) -> None:
+        self.__array_interface__ = {"version": 3, **interface}
 
 
 @lru_cache(maxsize=64)
-def _memory(dtype: np.dtype, width: int) -> np.ndarray:
-    """All memory as rows of `width` values: row i begins at address (i + 1) * itemsize.
+def _memory(kind: type[np.generic], *width: int) -> Any:
+    """All memory as values, or as rows of `width` values: number i begins at address (i + 1) * itemsize.
 
     Rows of any owners, however far apart, are written by one assignment, and nothing else is.
     """
-    return np.asarray(_Memory(dtype, width))
+    dtype = np.dtype(kind)
+    size = dtype.itemsize
+    shape, strides = (SPACE // size - max(width, default=1), *width), (size,) * (1 + len(width))
+    return np.asarray(_Memory(typestr=dtype.str, data=(size, False), shape=shape, strides=strides))
 
 
-def _write(addresses: np.ndarray, values: np.ndarray) -> None:
-    """values [m, width] to the m addresses, multiples of the values' size."""
-    memory = _memory(values.dtype, values.shape[1])
-    memory[addresses // values.itemsize - 1] = values
+@lru_cache(maxsize=64)
+def _taken(steps: int) -> Any:
+    """Bool [T + 1, 2 (T - 1)]: whether a slot that has taken so many steps has each number of its origins."""
+    return np.arange(steps + 1)[:, None] >= np.repeat(np.arange(2, steps + 1), 2)
 
 
 def _deliver_cpu(
@@ -120,33 +121,28 @@ def _deliver_cpu(
 ) -> None:  # fmt: skip
     slot = slots.numpy()
     leaves = (slot >= 0) & (reason.numpy() >= 0)
-    slot, step = slot[leaves], at.numpy()[leaves]
+    slot, step = slot[leaves].astype(np.intp), at.numpy()[leaves]
     to = places.numpy()[slot]
     owned = to[:, 0] != 0
-    if not owned.all():
+    if np.count_nonzero(owned) < len(owned):
         slot, step, to = slot[owned], step[owned], to[owned]
     if not len(slot):
         return
-    astray = (to & _ALIGNED).any()
-    expect(not astray, "places", "multiples of 8, 4, 8, 4 and 8", "others")
+    expect(not (to % _SIZES).any(), "places", f"multiples of {_SIZES.tolist()}", "others")
+    to = (to // _SIZES - 1).T
 
-    newest = (step - 1) % 2
-    numbers = label.numpy()[slot, newest].astype(np.int64)
-    shares, values = confidence.numpy()[slot, newest], logits.numpy()[slot, newest]
-    points = origins.numpy()[slot, 1:].astype(np.int64)
-    points[np.arange(2, origins.shape[1] + 1) > step[:, None]] = -1
+    steps, newest = origins.shape[1], 2 * slot + (step - 1) % 2
+    numbers, shares = label.numpy().ravel()[newest], confidence.numpy().ravel()[newest]
+    values = logits.numpy().reshape(-1, logits.shape[2]).take(newest, 0)
     none = step == 0
-    if none.any():
+    if np.count_nonzero(none):
         numbers[none], shares[none], values[none] = -1, np.nan, np.nan
-    _write(to[:, 0], numbers)
-    _write(to[:, 1], shares)
-    _write(to[:, 2], step[:, None].astype(np.int64))
-    _write(to[:, 3], values)
-    if points.size:
-        _write(to[:, 4], points.reshape(len(points), -1))
-
-
-_ALIGNED = np.array([7, 3, 7, 3, 7])
+    integers, floats = _memory(np.int64), _memory(np.float32)
+    integers[to[0]], floats[to[1]], integers[to[2]] = numbers, shares, step
+    _memory(np.float32, values.shape[1])[to[3]] = values
+    if steps > 1:
+        points = origins.numpy().reshape(-1, 2 * steps)[slot, 2:]
+        _memory(np.int64, 2 * steps - 2)[to[4]] = np.where(_taken(steps)[step], points, -1)
 
 
 def _deliver_values(

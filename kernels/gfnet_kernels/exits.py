@@ -19,9 +19,9 @@
     confidence >= threshold        EXITED, at steps
     steps >= limit or T            LAST_STEP, at steps; none of them: STAYS, at steps
 
-With logits [[4, 0], [4, 0], [nan, 0]], slots [2, 0, 1], steps [1, 2, 1], thresholds [.99, .9, -1e8] and limit 3
-for all, no deadlines: confidence is [.982, .982, nan], label [0, 0, -1], reason [STAYS, EXITED, STAYS] and
-at [1, 2, 1].
+With logits [[4, 0], [4, 0], [nan, 0]], slots [2, 0, 1] and steps [1, 2, 1], thresholds [.99, .9, -1e8],
+limit 3 and no deadline for all: confidence is [.982, .982, nan], label [0, 0, -1], reason [STAYS, EXITED,
+STAYS] and at [1, 2, 1].
 """
 
 from functools import lru_cache
@@ -125,24 +125,29 @@ def _exits_cpu(
     values = logits.float()
     best = _first_largest(values)
     torch.gather(values.softmax(1), 1, best.view(-1, 1), out=confidence.view(-1, 1))
-    label.copy_(best).masked_fill_(confidence.ne(confidence), -1)
 
-    # The rule in numpy: a dozen short operations, at a third of what torch's cost.
+    # The rule in numpy, whose operations on a few rows take a third of the time of torch's.
     slot, step, share, why = slots.numpy(), steps.numpy(), confidence.numpy(), reason.numpy()
-    padded = slot < 0 if int(slot.min()) < 0 else None
-    if padded is not None:
+    first = label.numpy()
+    first[:] = best.numpy()
+    np.putmask(first, share != share, -1)
+    padded = slot < 0
+    some = np.count_nonzero(padded)
+    if some:
         slot, step = np.maximum(slot, 0), np.maximum(step, 1)
+    slot = slot.astype(np.intp)
     limit, bars = limits.numpy()[slot], thresholds.numpy()
+    last = bars.shape[1]
     beyond, late = step > limit, deadlines.numpy()[slot] <= now.numpy()
     why.fill(STAYS)
-    why[step >= np.minimum(limit, bars.shape[1])] = LAST_STEP
-    why[share >= bars[slot, step - 1]] = EXITED
-    why[late] = DEADLINE
-    why[beyond] = LAST_STEP
-    why[limit == 0] = CANCELLED
+    np.putmask(why, step >= np.minimum(limit, last), LAST_STEP)
+    np.putmask(why, share >= bars.ravel()[slot * last + (step - 1)], EXITED)
+    np.putmask(why, late, DEADLINE)
+    np.putmask(why, beyond, LAST_STEP)
+    np.putmask(why, limit == 0, CANCELLED)
     np.subtract(step, beyond | late, out=at.numpy())
-    if padded is not None:
-        share[padded], label.numpy()[padded], why[padded], at.numpy()[padded] = 0, -1, STAYS, 0
+    if some:
+        share[padded], first[padded], why[padded], at.numpy()[padded] = 0, -1, STAYS, 0
 
 
 def _exits_values(

@@ -16,6 +16,7 @@ at [2, 3, 0, 0], compact(..., took=True) leaves queue [4, 4, 7], counters [3, 4]
 slot 4 waits again, slot 7 has left. A launch that fails between the two has changed nothing.
 """
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -119,8 +120,7 @@ def _take_cpu(
     row[:ahead] = ring[first : first + ahead]
     row[ahead:live] = ring[: live - ahead]
     row[live:] = -1
-    step[:live] = taken.numpy()[row[:live]]
-    step[:live] += 1
+    np.add(taken.numpy()[row[:live].astype(np.intp)], 1, out=step[:live])
     step[live:] = 0
     if by_step:
         order = step[:live].argsort(kind="stable")
@@ -135,7 +135,7 @@ def _compact_cpu(
     live, leaves = slot >= 0, why >= 0
     leaves &= live
     stays = slot[live & (why < 0)]
-    kept, left = len(stays), int(leaves.sum())
+    kept, left = len(stays), np.count_nonzero(leaves)
     head, tail = counters.tolist()
     first = tail % len(ring)
     ahead = min(kept, len(ring) - first)
