@@ -56,9 +56,10 @@ def deliver_kernel(
             answered = step > 0
             newest = slot * 2 + (tl.maximum(step, 1) - 1) % 2
             column = part * BLOCK + tl.arange(0, BLOCK)
-            mask = column < K
-            value = tl.load(logits + newest * K + column, mask=mask & answered, other=float("nan"))
-            tl.store(tl.load(place + 3).to(tl.pointer_type(tl.float32)) + column, value, mask=mask)
+            value = tl.load(
+                logits + newest * K + column, mask=column < tl.where(answered, K, 0), other=float("nan")
+            )
+            tl.store(tl.load(place + 3).to(tl.pointer_type(tl.float32)) + column, value, mask=column < K)
             if part == 0:
                 value = tl.load(label + newest, mask=answered, other=-1).to(tl.int64)
                 tl.store(class_id.to(tl.pointer_type(tl.int64)), value)
@@ -67,12 +68,9 @@ def deliver_kernel(
                 tl.store(tl.load(place + 2).to(tl.pointer_type(tl.int64)), step.to(tl.int64))
                 if STEPS > 1:
                     i = tl.arange(0, ORIGINS)
-                    taken = i // 2 + 2 <= step
-                    mask = i < 2 * STEPS - 2
-                    value = tl.load(origins + slot * (2 * STEPS) + 2 + i, mask=mask & taken, other=-1)
-                    tl.store(
-                        tl.load(place + 4).to(tl.pointer_type(tl.int64)) + i, value.to(tl.int64), mask=mask
-                    )
+                    value = tl.load(origins + slot * (2 * STEPS) + 2 + i, mask=i < 2 * step - 2, other=-1)
+                    to = tl.load(place + 4).to(tl.pointer_type(tl.int64)) + i
+                    tl.store(to, value.to(tl.int64), mask=i < 2 * STEPS - 2)
 
 
 def deliver_launch(

@@ -16,6 +16,7 @@ POISON = {
     torch.int32: (-1, 1),
     torch.int64: (-1, 1),
     torch.float32: (float("nan"), 1e30),
+    torch.float64: (float("nan"), 1e30),
     torch.float16: (float("nan"), 6e4),
     torch.bfloat16: (float("nan"), 1e30),
 }
@@ -32,7 +33,8 @@ OPS = {
     "glance": ["glance"],
     "crop": ["crop"],
     "exits": ["exits"],
-    "compact": ["compact"],
+    "queue": ["take", "compact"],
+    "deliver": ["deliver"],
     "state": ["gru"],
     "rows": ["gather", "scatter"],
 }
