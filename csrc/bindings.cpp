@@ -76,7 +76,7 @@ PyPlan plan(const Shared& shared, Scheduler& scheduler, double now) {
 Ints admit(Scheduler& scheduler, py::ssize_t count, double now, const py::object& deadlines) {
   if (count < 0) throw std::invalid_argument("count: expected 0 or more images, got " + std::to_string(count));
   // No more than fit: what is asked for beyond that costs no memory.
-  const auto asked = static_cast<std::size_t>(std::min<py::ssize_t>(count, scheduler.occupancy().free));
+  const auto asked = static_cast<std::size_t>(std::min<py::ssize_t>(count, scheduler.capacity()));
   std::vector<Slot> slots(asked);
   std::vector<Seconds> times;
   if (!deadlines.is_none()) times = to_times(deadlines, static_cast<std::size_t>(count), asked);
@@ -92,9 +92,10 @@ void complete(Scheduler& scheduler, std::int64_t id, const py::object& left, dou
 }
 
 PyDepartures collect(const PyDepartures& nobody, Scheduler& scheduler) {
-  std::vector<Departure> left(static_cast<std::size_t>(scheduler.occupancy().departed));
+  std::vector<Departure> left;
+  std::array<Departure, 256> part;
+  while (const std::size_t some = scheduler.collect(part)) left.insert(left.end(), part.begin(), part.begin() + some);
   if (left.empty()) return nobody;
-  left.resize(scheduler.collect(left));
   return {to_array(left, [](const Departure& d) { return d.slot; }),
           to_array(left, [](const Departure& d) { return d.steps; }),
           to_array(left, [](const Departure& d) { return d.reason; })};
@@ -199,9 +200,10 @@ void bind_scheduler(py::module_& m) {
            "patience"_a = 64, "linger"_a = 0.005)
       .def("admit", &admit, "count"_a, "now"_a, "deadlines"_a = py::none(),
            "Admit up to `count` images; their slots, [admitted] int32. Fewer than asked for: there is no more room.")
-      .def("plan", [shared](Scheduler& s, double now) { return plan(*shared, s, now); }, "now"_a, "Choose the next launch and count it as in flight.")
+      .def("plan", [shared](Scheduler& s, double now) { return plan(*shared, s, now); }, "now"_a,
+           "Choose the next launch and count it as in flight.")
       .def("complete", &complete, "id"_a, "left"_a, "now"_a,
-           "A launch ended; `left` [k, 3], integers (slot, steps, reason): these leave, its other rows have taken their step.")
+           "A launch ended; `left` [k, 3], integers (slot, steps, reason): these leave, its other rows go on.")
       .def("fail", [](Scheduler& s, std::int64_t id, double now) { s.fail(LaunchId{id}, Seconds{now}); }, "id"_a,
            "now"_a, "A launch of two rows or more failed: its images are retried in launches of half as many.")
       .def("expire", [](Scheduler& s, double now) { s.expire(Seconds{now}); }, "now"_a,

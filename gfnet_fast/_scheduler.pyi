@@ -55,10 +55,9 @@ class Plan:
     bucket: int
     count: int
     wake_at: float  # when to ask again although nothing has happened
-    slots: NDArray[
-        np.int32
-    ]  # [bucket]; -1 is padding; [0] of a counted launch: a focus launch in throughput mode
-    steps: NDArray[np.int32]  # as slots; the step each row is about to take, ascending; padding is 0
+    # [bucket]; empty of a counted launch: a focus launch in throughput mode takes what the device has ready
+    slots: NDArray[np.int32]  # -1 is padding
+    steps: NDArray[np.int32]  # the step each row is about to take, ascending; padding is 0
 
 class Departures:
     slots: NDArray[np.int32]  # [n]

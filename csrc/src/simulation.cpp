@@ -191,8 +191,8 @@ class Device {
   std::vector<Slot> slots_;
   std::vector<Seconds> deadlines_;
   std::vector<double> taken_;
-  std::vector<Departure> left_;   ///< with a launch
-  std::deque<Departure> ready_;   ///< throughput mode: in the order in which they became ready, the steps they have taken
+  std::vector<Departure> left_;  ///< with a launch
+  std::deque<Departure> ready_;  ///< throughput mode: the device's ring, with the steps that they have taken
   std::deque<Flight> flight_;
   double host_ = 0;  ///< the host loop is busy until then
   double device_free_ = 0;

@@ -47,7 +47,7 @@ class Device : public Scheduler {
     return all;
   }
 
-  /// What the launch does on the device: those for which `leaves(slot)` holds leave, and those that have taken all steps.
+  /// What the launch does on the device; those leave for which `leaves(slot)` holds, and those that took the last step.
   template <class Leaves>
   std::vector<Departure> settle(const Plan& plan, Leaves leaves) {
     std::vector<Departure> left, stay;

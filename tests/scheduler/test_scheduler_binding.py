@@ -11,23 +11,37 @@ from gfnet_fast._scheduler import CostTable, Mode, Reason, Scheduler, Stage, Ver
 COSTS = CostTable([(1, 1.0), (4, 1.6), (16, 3.0)], [(1, 1.0), (4, 1.6), (16, 3.0)])
 
 
-def test_a_loop_from_admission_to_departure():
-    scheduler = Scheduler(COSTS, capacity=64, steps=3)
+def record(slots, steps, reason=Reason.EXITED):
+    """Images that leave, [k, 3]."""
+    return np.stack(np.broadcast_arrays(slots, steps, reason.value), axis=1).astype(np.int32)
+
+
+@pytest.mark.parametrize("mode", [Mode.THROUGHPUT, Mode.LATENCY], ids=lambda mode: mode.name)
+def test_a_loop_from_admission_to_departure(mode):
+    scheduler = Scheduler(COSTS, capacity=64, steps=3, mode=mode)
     slots = scheduler.admit(20, 0.0)
     assert slots.dtype == np.int32
     assert sorted(slots) == list(range(20))
     scheduler.close()
-    steps = np.zeros(64, dtype=int)
+    steps = np.zeros(64, dtype=np.int32)
+    ready = []  # on the device, in the order in which they became so
     while (plan := scheduler.plan(0.0)).verdict is not Verdict.DONE:
         assert plan.verdict == Verdict.LAUNCH
         assert plan.slots.dtype == plan.steps.dtype == np.int32
-        assert plan.slots.shape == plan.steps.shape == (plan.bucket,)
-        assert (plan.stage == Stage.GLANCE) == (plan.steps[0] == 1)
-        assert np.array_equal(plan.slots == -1, np.arange(plan.bucket) >= plan.count)
-        rows = plan.slots[: plan.count]
+        if mode is Mode.THROUGHPUT and plan.stage is Stage.FOCUS:
+            assert plan.slots.shape == plan.steps.shape == (0,)
+            rows, ready = np.array(ready[: plan.count]), ready[plan.count :]
+        else:
+            assert plan.slots.shape == plan.steps.shape == (plan.bucket,)
+            assert (plan.stage == Stage.GLANCE) == (plan.steps[0] == 1)
+            assert np.array_equal(plan.slots == -1, np.arange(plan.bucket) >= plan.count)
+            rows = plan.slots[: plan.count]
+            assert np.array_equal(plan.steps[: plan.count], steps[rows] + 1)
         steps[rows] += 1
-        assert np.array_equal(plan.steps[: plan.count], steps[rows])
-        scheduler.complete(plan.id, rows % 2 == 0, 0.0)
+        exited, last = rows[rows % 2 == 0], rows[(rows % 2 == 1) & (steps[rows] == 3)]
+        ready += sorted(set(rows.tolist()) - set(exited.tolist()) - set(last.tolist()))
+        left = [record(exited, steps[exited]), record(last, 3, Reason.LAST_STEP)]
+        scheduler.complete(plan.id, np.concatenate(left), 0.0)
     left = scheduler.collect()
     assert len(left) == 20
     assert sorted(left.slots) == sorted(slots)
@@ -36,19 +50,35 @@ def test_a_loop_from_admission_to_departure():
     assert np.array_equal(left.reasons, expected)
     statistics = scheduler.statistics()
     assert (statistics.admitted, statistics.passes) == (20, 10 + 3 * 10)
-    assert statistics.departed == [10, 10, 0, 0]
+    assert statistics.departed == [10, 10, 0, 0, 0]
     assert scheduler.occupancy().free == 64
 
 
-def test_flags_may_cover_the_padding_and_be_bools_or_integers():
-    strided = np.array([True, True, False, True, True])[::2]
-    for flags in ([True, False, True, False], np.array([1, 0, 1], np.uint8), (-5, 0, 2**40), strided):
+def test_a_record_is_an_array_of_integers_in_any_layout():
+    rows = np.array([[2, 1, Reason.CANCELLED.value], [0, 1, Reason.EXITED.value]], np.int32)
+    unaligned = np.frombuffer(b"x" + rows.tobytes(), np.uint8)[1:].view(np.int32).reshape(2, 3)
+    wide = np.zeros((4, 6), np.int32)
+    wide[::2, ::2] = rows
+    frozen = rows.copy()
+    frozen.flags.writeable = False
+    layouts = [np.asfortranarray(rows), unaligned, wide[::2, ::2], rows.astype(">i4"), frozen]
+    for given in [rows, *layouts, *(rows.astype(one) for one in ("u1", "i8", "u8"))]:
         scheduler = Scheduler(COSTS, capacity=64, steps=3, linger=0.0)
         scheduler.admit(3, 0.0)
         plan = scheduler.plan(0.0)
         assert (plan.bucket, plan.count) == (4, 3)
-        scheduler.complete(plan.id, flags, 0.0)
-        assert len(scheduler.collect()) == 2
+        scheduler.complete(plan.id, given, 0.0)
+        left = scheduler.collect()
+        assert np.array_equal(np.stack([left.slots, left.steps, left.reasons], axis=1), rows)
+        assert scheduler.occupancy().ready == 1
+
+
+def test_what_is_empty_is_shared_and_cannot_be_written():
+    scheduler = Scheduler(COSTS, capacity=64, steps=3)
+    left, plan = scheduler.collect(), scheduler.plan(0.0)
+    assert len(left) == 0
+    assert plan.slots is plan.steps is left.slots
+    assert not plan.slots.flags.writeable
 
 
 def test_refusals_and_errors():
@@ -58,12 +88,12 @@ def test_refusals_and_errors():
     with pytest.raises(ValueError, match="count: expected 0 or more images, got -1"):
         scheduler.admit(-1, 0.0)
     with pytest.raises(ValueError, match="id: expected a launch in flight, got 7"):
-        scheduler.complete(7, np.zeros(4, bool), 0.0)
+        scheduler.complete(7, record([], 1), 0.0)
     plan = scheduler.plan(0.0)
-    with pytest.raises(ValueError, match=r"one flag per row, 4 \(or 4 with padding\), got 3"):
-        scheduler.complete(plan.id, np.zeros(3, bool), 0.0)
-    with pytest.raises(ValueError, match="shape"):
-        scheduler.complete(plan.id, np.zeros((4, 1), bool), 0.0)
+    with pytest.raises(ValueError, match="left: expected at most the 4 rows of the launch, got 5"):
+        scheduler.complete(plan.id, record(range(5), 1), 0.0)
+    with pytest.raises(ValueError, match=r"left: expected shape \[k, 3\]"):
+        scheduler.complete(plan.id, np.zeros((4, 1), int), 0.0)
     with pytest.raises(ValueError, match="deadline"):
         scheduler.admit(1, 0.0, [1.0])
     scheduler.close()
@@ -92,15 +122,15 @@ def test_a_plan_outlives_its_launch():
     scheduler.admit(16, 0.0)
     plan = scheduler.plan(0.0)
     before = plan.slots.copy()
-    scheduler.complete(plan.id, np.zeros(16, bool), 0.0)
+    scheduler.complete(plan.id, record([], 1), 0.0)
     scheduler.plan(0.0)
     del scheduler
     assert np.array_equal(plan.slots, before)
 
 
 def test_threads_share_a_scheduler():
-    scheduler = Scheduler(COSTS, capacity=capacity_without_waits(COSTS), steps=3, linger=0.0)
-    images, collected = 5000, []
+    scheduler = Scheduler(COSTS, capacity=capacity_without_waits(COSTS), steps=2, linger=0.0)
+    images, collected, ready = 5000, [], np.zeros(0, int)
 
     def produce():
         left = images
@@ -115,7 +145,12 @@ def test_threads_share_a_scheduler():
     while sum(collected) < images:
         plan = scheduler.plan(0.0)
         if plan.verdict == Verdict.LAUNCH:
-            scheduler.complete(plan.id, plan.slots[: plan.count] % 3 == 0, 0.0)
+            named = len(plan.slots) > 0
+            steps = 1 if named else 2
+            rows, ready = (plan.slots[: plan.count], ready) if named else np.split(ready, [plan.count])
+            leaves = (rows % 3 == 0) | (steps == 2)
+            ready = np.append(ready, rows[~leaves])
+            scheduler.complete(plan.id, record(rows[leaves], steps), 0.0)
         else:
             time.sleep(0)
         collected.append(len(scheduler.collect()))

@@ -33,7 +33,8 @@ CLASSES = [
     if isinstance(value, type) and not hasattr(value, "__members__")
 ]
 NAN, INF = float("nan"), float("inf")
-HUGE = np.broadcast_to(np.False_, 2**40)  # eight bytes that claim to be a tebibyte
+NOBODY = np.zeros((0, 3), np.int32)
+HUGE = np.broadcast_to(np.int32(0), (2**40, 3))  # four bytes that claim to be twelve tebibytes
 
 
 def scheduler_with(images=3, **options):
@@ -42,11 +43,16 @@ def scheduler_with(images=3, **options):
     return scheduler
 
 
+def leaving(*slots):
+    """Images that exit after the glance, [k, 3]."""
+    return np.array([(slot, 1, 0) for slot in slots], np.int32)
+
+
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_an_object_that_was_never_made_is_refused(cls):
     bare = cls.__new__(cls)
-    arguments = {"admit": (1, 0.0), "plan": (0.0,), "complete": (0, [True], 0.0), "fail": (0, 0.0)}
-    arguments |= {"expire": (0.0,), "set_max_steps": (1,)}
+    arguments = {"admit": (1, 0.0), "plan": (0.0,), "complete": (0, NOBODY, 0.0), "fail": (0, 0.0)}
+    arguments |= {"expire": (0.0,)}
     names = [name for name in dir(cls) if not name.startswith("__")]
     for name in names:
         member = getattr(cls, name)
@@ -190,7 +196,7 @@ def test_times_are_finite(now):
     calls = [
         lambda: scheduler.admit(1, now),
         lambda: scheduler.plan(now),
-        lambda: scheduler.complete(plan.id, [True] * 3, now),
+        lambda: scheduler.complete(plan.id, leaving(0, 1, 2), now),
         lambda: scheduler.fail(plan.id, now),
         lambda: scheduler.expire(now),
     ]
@@ -199,7 +205,7 @@ def test_times_are_finite(now):
             call()
     places = scheduler.occupancy()
     assert (places.free, places.in_flight) == (5, 3)
-    scheduler.complete(plan.id, [True] * 3, 0.0)
+    scheduler.complete(plan.id, leaving(0, 1, 2), 0.0)
     assert len(scheduler.collect()) == 3
 
 
@@ -212,35 +218,78 @@ def test_deadlines_on_any_clock(zero):
     assert scheduler.collect().steps.tolist() == [0]
 
 
+ARRAY = r"left: expected an integer array \[k, 3\], got "
+SHAPE = r"left: expected shape \[k, 3\], k up to 262144, got "
+
+
 @pytest.mark.parametrize(
-    ("flags", "error", "message"),
+    ("left", "error", "message"),
     [
-        (["a", "b", "c"], TypeError, "exited: expected bools or integers, got str"),
-        (np.array(["a", "b", "c"]), TypeError, "exited: expected bools or integers, got <U1"),
-        ([range(2**40), True, True], TypeError, "exited: expected bools or integers, got range"),
-        ([NAN, 0.0, 1.0], TypeError, "exited: expected bools or integers, got float64"),
-        ([None, True, 1], TypeError, "exited: expected bools or integers, got object"),
-        (np.ones(3, complex), TypeError, "exited: expected bools or integers, got complex128"),
-        (np.zeros(3, "datetime64[s]"), TypeError, "exited: expected bools or integers, got datetime64"),
-        (True, TypeError, "has no len"),
-        (None, TypeError, "has no len"),
-        (np.True_, TypeError, "len"),
-        ("abc", ValueError, r"exited: expected shape \[3\], got \(\)"),
-        ({1: True, 2: True, 3: True}, ValueError, r"exited: expected shape \[3\], got \(\)"),
-        (np.zeros((3, 1), bool), ValueError, r"exited: expected shape \[3\], got \(3, 1\)"),
-        ([True] * 5, ValueError, r"3 \(or 4 with padding\), got 5"),
-        (HUGE, ValueError, "exited: expected at most 262144 flags, got 1099511627776"),
-        (range(2**62), ValueError, "exited: expected at most 262144 flags"),
+        ([[0, 1, 0]], TypeError, ARRAY + "list"),
+        ([range(2**40)] * 3, TypeError, ARRAY + "list"),
+        (None, TypeError, ARRAY + "NoneType"),
+        (np.int32(3), TypeError, ARRAY + "numpy.int32"),
+        ("abc", TypeError, ARRAY + "str"),
+        (np.full((1, 3), "a"), TypeError, ARRAY + "<U1"),
+        (np.zeros((1, 3)), TypeError, ARRAY + "float64"),
+        (np.ones((1, 3), bool), TypeError, ARRAY + "bool"),
+        (np.ones((1, 3), object), TypeError, ARRAY + "object"),
+        (np.zeros((1, 3), "datetime64[s]"), TypeError, ARRAY + "datetime64"),
+        (np.zeros((1, 3), "i4,i4"), TypeError, ARRAY + r"\[\('f0'"),
+        (np.array(1), ValueError, SHAPE + r"\(\)"),
+        (np.zeros(3, int), ValueError, SHAPE + r"\(3,\)"),
+        (np.zeros((3, 2), int), ValueError, SHAPE + r"\(3, 2\)"),
+        (HUGE, ValueError, SHAPE + r"\(1099511627776, 3\)"),
+        (np.array([[2**32, 1, 0]]), ValueError, "left: expected numbers of 32 bits, got 4294967296"),
+        (np.array([[2**64 - 1, 1, 0]], np.uint64), ValueError, "left: expected slots 0 to 7, got -1"),
+        (leaving(0, 1, 2, 2), ValueError, "left: expected at most the 3 rows of the launch, got 4"),
+        (leaving(0, 8), ValueError, "left: expected slots 0 to 7, got 8"),
+        (leaving(0, -1), ValueError, "left: expected slots 0 to 7, got -1"),
+        (leaving(0, 3), ValueError, "left: expected slots of the launch, got 3"),
+        (leaving(0, 2, 0), ValueError, "left: expected every slot once, got 0 twice"),
+        (np.array([[0, 2, 0]]), ValueError, "left: expected steps 0 to 1 of slot 0, got 2"),
+        (np.array([[0, -1, 0]]), ValueError, "left: expected steps 0 to 1 of slot 0, got -1"),
+        (np.array([[0, 1, 5]]), ValueError, "left: expected reasons 0 to 4, got 5"),
+        (np.array([[0, 1, -1]]), ValueError, "left: expected reasons 0 to 4, got -1"),
     ],
 )
-def test_flags_that_are_none(flags, error, message):
+def test_records_that_are_none(left, error, message):
     scheduler = scheduler_with()
     plan = scheduler.plan(0.0)
     with pytest.raises(error, match=message):
-        scheduler.complete(plan.id, flags, 0.0)
+        scheduler.complete(plan.id, left, 0.0)
     assert scheduler.occupancy().in_flight == 3
-    scheduler.complete(plan.id, np.array([1, 0, 256], ">i4"), 0.0)
-    assert len(scheduler.collect()) == 2
+    scheduler.complete(plan.id, leaving(2, 0), 0.0)
+    assert scheduler.collect().slots.tolist() == [2, 0]
+    assert scheduler.occupancy().ready == 1
+
+
+def test_records_of_counted_launches():
+    scheduler = scheduler_with(images=9, capacity=12)
+    scheduler.complete(scheduler.plan(0.0).id, leaving(0), 0.0)
+    scheduler.complete(scheduler.plan(0.0).id, NOBODY, 0.0)
+    plan = scheduler.plan(0.0)
+    assert (plan.count, len(plan.slots)) == (4, 0)
+    for row, message in (
+        ([0, 2, 0], "images that have taken the glance and not left, got slot 0"),
+        ([8, 2, 0], "images that have taken the glance and not left, got slot 8"),
+        ([4, 3, 0], "steps 0 to 2 of slot 4, got 3"),
+        ([4, -1, 0], "steps 0 to 2 of slot 4, got -1"),
+    ):
+        with pytest.raises(ValueError, match=f"left: expected {message}"):
+            scheduler.complete(plan.id, np.array([row]), 0.0)
+    scheduler.complete(plan.id, np.array([[4, 2, 1], [1, 1, 4], [2, 2, 1], [3, 2, 0]]), 0.0)
+    assert scheduler.collect().slots.tolist() == [0, 4, 1, 2, 3]
+
+
+def test_the_last_step_is_the_last():
+    scheduler = scheduler_with(images=1, mode=Mode.LATENCY)
+    scheduler.complete(scheduler.plan(0.0).id, NOBODY, 0.0)
+    plan = scheduler.plan(0.0)
+    with pytest.raises(
+        ValueError, match="left: expected all that have taken step 2, the last, got none of slot 0"
+    ):
+        scheduler.complete(plan.id, NOBODY, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -281,17 +330,25 @@ def test_launches_end_once():
     first, second = scheduler.plan(0.0), scheduler.plan(0.0)
     for launch in (-1, 2, 2**63 - 1, -(2**63)):
         with pytest.raises(ValueError, match=f"id: expected a launch in flight, got {launch}"):
-            scheduler.complete(launch, [True] * 4, 0.0)
+            scheduler.complete(launch, NOBODY, 0.0)
     for launch in (2**63, "0", None, 0.0):
         with pytest.raises(TypeError):
-            scheduler.complete(launch, [True] * 4, 0.0)
-    scheduler.complete(second.id, [True] * 4, 0.0)
+            scheduler.complete(launch, NOBODY, 0.0)
+    scheduler.complete(second.id, leaving(4, 5, 6, 7), 0.0)
     with pytest.raises(ValueError, match="has been completed or failed already"):
-        scheduler.complete(second.id, [True] * 4, 0.0)
+        scheduler.complete(second.id, NOBODY, 0.0)
     with pytest.raises(ValueError, match="has been completed or failed already"):
         scheduler.fail(second.id, 0.0)
     scheduler.fail(first.id, 0.0)
     assert len(scheduler.collect()) == 4
+    scheduler.admit(1, 0.0)
+    scheduler.close()
+    while (alone := scheduler.plan(0.0)).count > 1:
+        scheduler.complete(alone.id, leaving(*alone.slots[: alone.count]), 0.0)
+    with pytest.raises(
+        ValueError, match=f"id: expected a launch of two rows or more, got {alone.id} of one row"
+    ):
+        scheduler.fail(alone.id, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -374,5 +431,5 @@ def test_a_simulation_is_not_disturbed_by_other_threads():
         thread.start()
     while any(thread.is_alive() for thread in threads):
         scheduler = scheduler_with()
-        scheduler.complete(scheduler.plan(0.0).id, [True] * 3, 0.0)
+        scheduler.complete(scheduler.plan(0.0).id, leaving(0, 1, 2), 0.0)
     assert together == [alone] * 3

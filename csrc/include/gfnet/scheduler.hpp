@@ -133,9 +133,9 @@ class Scheduler {
   /// A launch has ended: `left` is who has left with it, in any order; all its other rows have taken their step and
   /// stay. Launches may complete in any order, counted ones in that in which the device settled them. An image that
   /// has been answered meanwhile is passed over. Throws std::invalid_argument for an id that is not in flight; for more
-  /// images than the launch has rows, a slot that is not of the launch (counted: an image that has not taken the glance,
-  /// or has left), one that is named twice, a reason that there is not; for steps other than the image's or one more
-  /// (counted: 0 .. T); and where a row has taken step T and stays.
+  /// images than the launch has rows, a slot that is not of the launch (counted: an image that has not taken the
+  /// glance, or has left), one that is named twice, a reason that there is not; for steps other than the image's or one
+  /// more (counted: 0 .. T); and where a row has taken step T and stays.
   void complete(LaunchId id, std::span<const Departure> left, Seconds now);
 
   /// A launch of two rows or more has failed; no row of it has taken its step. Its images go back to the head of their
