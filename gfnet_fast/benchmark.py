@@ -26,7 +26,7 @@ from torch import Tensor
 from gfnet_fast import __version__
 from gfnet_fast.engine.eager import EagerEngine
 from gfnet_fast.engine.engine import Engine
-from gfnet_fast.engine.prepare import Prepared, best_time, compiled, compiling
+from gfnet_fast.engine.prepare import Prepared, best_time, compiled, compiling, exact_float32
 from gfnet_fast.errors import BudgetError, GFNetError, InputError, shown
 from gfnet_fast.evaluation import CHUNK, Array, time_in_turn
 from gfnet_fast.exits import ALWAYS, NEVER, Calibration, device_name, exit_steps
@@ -94,6 +94,7 @@ class Options(NamedTuple):
     compile: bool = False
 
 
+@exact_float32()
 def run_benchmark(
     model: GFNet,
     images: Tensor,
@@ -104,7 +105,8 @@ def run_benchmark(
 ) -> list[dict[str, Any]]:
     """Rows of :data:`FIELDS`, one a contender.
 
-    The gate comes first: in float32 the engines' classes and exit steps are those of the trace. Every
+    The gate comes first: in float32, with TF32 off for all of it, the engines' classes and exit steps are
+    those of the trace. Every
     contender then runs once to warm up and for its answers, and once in each round.
 
     Parameters

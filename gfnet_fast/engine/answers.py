@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gfnet_fast._scheduler import Reason
+from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import GFNetError
 from gfnet_fast.results import Prediction
 
@@ -37,7 +39,7 @@ class PassError(GFNetError, RuntimeError):
 
 
 class Answers(NamedTuple):
-    """Images that have left together, in the order of leaving.
+    """Images that have left, in the order of leaving.
 
     tickets : int64 ``[n]``, what `submit` gave
     prediction : Prediction of n rows; an image without one has class -1, exit step 0 and NaN
@@ -52,26 +54,78 @@ class Answers(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One image that has left; all of it is on the host, `error` says what went wrong.
-
-    `logits` and `origins` are views of what has left together.
-    """
+    """One image that has left; all of it is on the host, `error` says what went wrong."""
 
     ticket: int
     class_id: int
     confidence: float
     exit_step: int
-    logits: Tensor
-    origins: Tensor
     reason: Reason
     error: str | None
+    batch: Batch
+    row: int
+
+    @property
+    def logits(self) -> Tensor:
+        """float32 ``[K]``, a view of those of the images that came together."""
+        return self.batch.output.logits[self.row]
+
+    @property
+    def origins(self) -> Tensor:
+        """int64 ``[T - 1, 2]``, a view likewise."""
+        return self.batch.output.origins[self.row]
 
 
-def singles(answers: Answers) -> Iterator[Answer]:
-    """One value an image, of a prediction on the host."""
-    labels, confidences, steps, logits, origins = answers.prediction
-    numbers = (answers.tickets.tolist(), labels.tolist(), confidences.tolist(), steps.tolist())
-    for row, (ticket, label, confidence, step) in enumerate(zip(*numbers, strict=True)):
-        error = answers.errors.get(ticket)
-        reason = answers.reasons[row]
-        yield Answer(ticket, label, confidence, step, logits[row], origins[row], reason, error)
+class Batch:
+    """Images whose answers go to one Prediction: tickets from `first` on, before `end`.
+
+    Attributes
+    ----------
+    output : Prediction
+        Launches write to it until all have left.
+    images : Tensor, optional
+        What has to stay alive as long.
+    """
+
+    def __init__(self, first: int, output: Prediction, images: Tensor | None = None) -> None:
+        self.first, self.end = first, first + len(output.class_id)
+        self.output, self.images = output, images
+        self.left = self.end - first  #: how many have not been collected
+
+    def answers(
+        self, begin: int, end: int, reasons: list[Reason], errors: Mapping[int, str]
+    ) -> list[Answer]:
+        """One value an image, of tickets `begin` to `end`, whose answers are there."""
+        rows = slice(begin - self.first, end - self.first)
+        numbers = (column[rows].tolist() for column in self.output[:3])
+        tickets = range(begin, end)
+        return [
+            Answer(ticket, label, confidence, step, reason, errors.get(ticket), self, ticket - self.first)
+            for ticket, label, confidence, step, reason in zip(tickets, *numbers, reasons, strict=True)
+        ]
+
+    def copy(self) -> None:
+        """Give page-locked memory back, once all answers are there."""
+        self.output = Prediction(*(column.clone() for column in self.output))
+
+
+def room_for(count: int, config: GFNetConfig, device: torch.device, *, pinned: bool = False) -> Prediction:
+    """A Prediction of `count` rows that hold nothing yet."""
+
+    def rows(*shape: int, of: torch.dtype) -> Tensor:
+        return torch.empty(count, *shape, dtype=of, device=device, pin_memory=pinned)
+
+    return Prediction(
+        class_id=rows(of=torch.int64),
+        confidence=rows(of=torch.float32),
+        exit_step=rows(of=torch.int64),
+        logits=rows(config.classes, of=torch.float32),
+        origins=rows(config.steps - 1, 2, of=torch.int64),
+    )
+
+
+def places_of(output: Prediction) -> NDArray[np.int64]:
+    """Addresses of each row of each column, int64 ``[n, 5]``."""
+    columns = [(column.data_ptr(), column.stride(0) * column.element_size()) for column in output]
+    first, strides = np.array(columns, np.int64).T
+    return first + np.arange(len(output.class_id))[:, None] * strides

@@ -6,13 +6,15 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gfnet_fast._scheduler import Mode
-from gfnet_fast.engine.answers import Answer, Answers, PassError, singles
-from gfnet_fast.engine.loop import Images, Loop, plain
-from gfnet_fast.engine.transfer import Arrival, to_device
+from gfnet_fast.engine.answers import Answer, Batch, PassError, room_for
+from gfnet_fast.engine.intake import Images
+from gfnet_fast.engine.loop import REASONS, Array, Loop
 from gfnet_fast.errors import InputError
 from gfnet_fast.results import Prediction
 
@@ -58,35 +60,26 @@ class Engine(Loop):
         Raises PassError, with the other images' predictions, where some could not be computed.
         """
         self._expect_idle()
+        images = images if isinstance(images, Tensor) else list(images)
+        entries = self._entries(images)
+        if not len(entries):
+            raise InputError("images: expected at least one, got none")
         if thresholds is not None:
             self.thresholds = thresholds
-        first, count, errors = self._next, len(images), dict[int, str]()
-        out: Prediction | None = None
+        first, output = self._next, room_for(len(entries), self.config, self.arena.device)
         try:
-            for answers in self._feed(images):
-                prediction = answers.prediction
-                if out is None:
-                    out = Prediction(*(t.new_empty(count, *t.shape[1:]) for t in prediction))
-                rows = to_device(torch.from_numpy(answers.tickets - first), self.arena.device)
-                for column, values in zip(out, prediction, strict=True):
-                    column.index_copy_(0, rows, values)
-                errors |= {ticket - first: error for ticket, error in answers.errors.items()}
+            with self._computing():
+                self._take_in(self._words(entries, output), None)
+                self._drain()
         except BaseException:
             self.reset()
             raise
-        if out is None:
-            raise InputError("images: expected at least one, got none")
-        if errors:
-            raise PassError(dict(sorted(errors.items())), out)
-        return out
-
-    def _feed(self, images: Images) -> Iterator[Answers]:
-        """All images through the engine, answers as they come."""
-        for begin in range(0, len(images), self.capacity):
-            self.submit(images[begin : begin + self.capacity])
-            yield from self.collect()
-        self.drain()
-        yield from self.collect()
+        self._left.clear()
+        if self._errors:
+            errors = {ticket - first: error for ticket, error in sorted(self._errors.items())}
+            self._errors.clear()
+            raise PassError(errors, output)
+        return output
 
     def stream(self, images: Iterable[Tensor]) -> Generator[Answer, None, None]:
         """Answers in the order of single images, in memory that does not grow with their number.
@@ -99,43 +92,40 @@ class Engine(Loop):
         """
         self._expect_idle()
         self._streaming, at_once = True, self._at_once()
-        first, window = self._next, self.capacity * self.config.steps
-        source, ready, ended = iter(images), dict[int, Answer](), False
-        coming = deque[tuple[Answers, Arrival]]()
+        window = self.capacity * self.config.steps
+        line = Line(self._next, window, pinned=self.arena.device.type == "cuda")
+        source, ended = iter(images), False
         try:
-            while not ended or first < self._next:
-                room = min(self.scheduler.occupancy().free, window - (self._next - first))
-                if self.mode is Mode.DEADLINE and self.scheduler.occupancy().waiting:
+            while not ended or line.first < self._next:
+                places = self.scheduler.occupancy()
+                room = min(places.free, window - (self._next - line.first))
+                if self.mode is Mode.DEADLINE and places.waiting:
                     room = 0
                 wanted = 0 if ended else min(room, at_once)
                 batch = list(islice(source, wanted))
                 ended = ended or len(batch) < wanted
-                if batch:
-                    self.submit(batch)
-                if ended or self.mode is Mode.LATENCY:
-                    self.drain()
-                else:
-                    self._make_room()
-                coming.extend((answers, self._to_host(answers)) for answers in self.collect())
-                # A wait would hold up the next launch; the end, and whoever asks for one at a time, waits.
-                at_leisure = self.mode is Mode.THROUGHPUT and not ended
-                while coming:
-                    answers, arrival = coming[0]
-                    if at_leisure and len(coming) <= self.in_flight and not arrival.ready():
-                        break
-                    coming.popleft()
-                    here = answers._replace(prediction=Prediction(*arrival.taken()))
-                    ready.update((answer.ticket, answer) for answer in singles(here))
-                while first in ready:
-                    yield ready.pop(first)
-                    first += 1
+                with self._computing():
+                    if batch:
+                        line.join(self._join(batch))
+                    if ended or self.mode is Mode.LATENCY:
+                        self._drain()
+                    else:
+                        self._make_room()
+                if self.mode is Mode.DEADLINE:  # answers of those whose time is up come with no record
+                    self._launches.finish()
+                line.note(self._left)
+                yield from line.answers(self._errors)
         finally:
             self._streaming = False
             self.reset()
 
-    def _to_host(self, answers: Answers) -> Arrival:
-        with plain(self.arena.device):
-            return self._transfer.up(*answers.prediction)
+    def _join(self, images: list[Tensor]) -> Batch:
+        """Take images in whose answers go to the host, which a GPU reaches where memory is page-locked."""
+        entries, pinned = self._entries(images), self.arena.device.type == "cuda"
+        output = room_for(len(images), self.config, torch.device("cpu"), pinned=pinned)
+        batch = Batch(self._next, output)
+        self._take_in(self._words(entries, output), images)
+        return batch
 
     def _at_once(self) -> int:
         """How many images a stream asks for at a time."""
@@ -146,7 +136,50 @@ class Engine(Loop):
         return max((rows for rows, seconds in self.costs.glance if seconds <= self.allowed / 2), default=1)
 
     def _expect_idle(self) -> None:
-        if self._streaming or self._done or self.scheduler.occupancy().free < self.capacity:
+        if self._streaming or self._left or self.scheduler.occupancy().free < self.capacity:
             raise InputError(
                 "engine: expected no open stream, no images in flight and no answers left; drain and collect"
             )
+
+
+class Line:
+    """The images of a stream that have been asked for and not been given back, in their order."""
+
+    def __init__(self, first: int, window: int, *, pinned: bool) -> None:
+        """`first`: the ticket of the next answer; `window`: how many tickets beyond it may be known; `pinned`:
+        whether answers come in page-locked memory, which is given back.
+        """
+        self.first, self._pinned = first, pinned
+        self._batches: deque[Batch] = deque()
+        self._gone, self._reasons = np.zeros(window, bool), np.zeros(window, np.int32)
+
+    def join(self, batch: Batch) -> None:
+        self._batches.append(batch)
+
+    def note(self, left: list[tuple[Array, NDArray[np.int32]]]) -> None:
+        """Who has left, tickets and reasons; they are taken out of the list."""
+        for tickets, reasons in left:
+            places = tickets % len(self._gone)
+            self._gone[places], self._reasons[places] = True, reasons
+        left.clear()
+
+    def answers(self, errors: dict[int, str]) -> Iterator[Answer]:
+        """Those that have left and nobody before whom has not; errors by ticket are taken out."""
+        while self._batches:
+            batch = self._batches[0]
+            places = np.arange(self.first, batch.end) % len(self._gone)
+            gone = self._gone[places]
+            count = len(gone) if gone.all() else int(gone.argmin())
+            if not count:
+                return
+            here = places[:count]
+            self._gone[here] = False
+            reasons = [REASONS[reason] for reason in self._reasons[here].tolist()]
+            begin, self.first = self.first, self.first + count
+            if self.first == batch.end:
+                self._batches.popleft()
+                if self._pinned:
+                    batch.copy()
+            yield from batch.answers(begin, self.first, reasons, errors)
+            for ticket in range(begin, self.first) if errors else ():
+                errors.pop(ticket, None)

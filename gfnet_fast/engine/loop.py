@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from gfnet_kernels import DEADLINE, scatter
+from numpy.typing import NDArray
 from torch import Tensor
 
-from gfnet_fast._scheduler import (
-    CostTable,
-    Mode,
-    Plan,
-    Reason,
-    Scheduler,
-    Verdict,
-    capacity_without_waits,
-)
-from gfnet_fast.engine.answers import Answers, Full
+from gfnet_fast._scheduler import CostTable, Mode, Plan, Reason, Scheduler, Stage, Verdict
+from gfnet_fast.engine.answers import Answers, Batch, Full, places_of, room_for
 from gfnet_fast.engine.arena import Arena
-from gfnet_fast.engine.graphs import Graphs
+from gfnet_fast.engine.blocks import Admission, Block
+from gfnet_fast.engine.intake import Images, entries_of
+from gfnet_fast.engine.launches import launches_of, measure
 from gfnet_fast.engine.prepare import check_dtype, compiling
-from gfnet_fast.engine.stages import Stages, measure, widths_of
-from gfnet_fast.engine.transfer import Arrival, Transfer, to_device
+from gfnet_fast.engine.stages import Stages, widths_of
 from gfnet_fast.errors import InputError
 from gfnet_fast.model.gfnet import GFNet
+from gfnet_fast.results import Prediction
 
 BUCKETS = (1, 8, 64)
 FAR = 1e9  # seconds: the deadline of an image that has none
-Images = Tensor | Sequence[Tensor]
+REASONS = tuple(Reason)
+Array = NDArray[np.int64]
 
 
 @contextmanager
@@ -43,10 +41,16 @@ def plain(device: torch.device) -> Iterator[None]:
 
 
 class Flight(NamedTuple):
-    """A launch whose outcome has not come back yet."""
+    """A launch whose record has not come back yet.
+
+    error : of a launch of one row that could not be computed
+    held : memory that it may still read or write
+    """
 
     plan: Plan
-    outcome: Arrival
+    block: Block
+    error: str | None
+    held: list[Any]
 
 
 class Loop:
@@ -80,11 +84,12 @@ class Loop:
                 raise InputError(f"costs: expected buckets {self.buckets}, got {given}")
         self.in_flight = in_flight or (2 if device.type == "cuda" else 1)
         self.capacity = capacity or (self.in_flight + 2) * self.buckets[-1]
+        steps = self.config.steps
         with plain(device), compiling():
             self.arena = Arena(
                 self.capacity,
                 patch=self.config.patch_size,
-                steps=self.config.steps,
+                steps=steps,
                 classes=self.config.classes,
                 widths=widths_of(model),
                 dtype=dtype,
@@ -97,31 +102,38 @@ class Loop:
                 dtype=dtype,
                 compile=compile,
                 fixed=fixed or captured,
+                queued=self.mode is Mode.THROUGHPUT,
                 layout=layout,
             )
-            self._graphs = Graphs(self.stages, self.buckets) if captured else None
+            self._blocks = [Block(self.buckets[-1], steps, device) for _ in range(self.in_flight)]
+            self._launches = launches_of(self.stages)
             if compile or costs is None:
-                run = (self._graphs or self.stages).run
-                measured = measure(self.stages, self.buckets, run, warm_up=compile or captured)
+                measured = measure(self._launches, self._blocks, self.buckets, warm_up=compile or captured)
         self.costs = measured if costs is None else costs
         self.compiled = compile
         self._clock, self._streaming = clock, False
-        self._transfer = Transfer(device)
         self._flights: deque[Flight] = deque()
-        self._tickets = np.zeros(self.capacity, np.int64)
+        self._launched = 0
+        self._told = np.zeros((self.capacity, Admission.width(steps)), np.int64)
+        self._tickets = np.full(self.capacity, -1, np.int64)
+        self._sources: list[Tensor | None] = [None] * self.capacity
         self._next = 0
-        self._max_steps = self.config.steps
-        with plain(device):
-            self.thresholds = model.default_thresholds()
+        self._max_steps = steps
+        self.thresholds = model.default_thresholds()
         self.reset()
 
     def reset(self) -> None:
         """Forget all images, in flight and answered; nothing of them stays behind."""
         while self._flights:  # a launch reads its images, whose memory may be another library's
-            self._flights.popleft().outcome.wait()
-        self._done: list[Answers] = []
+            self._launches.wait(self._flights.popleft().block)
+        self._launches.finish()
+        self._batches: list[Batch] = []
+        self._left: list[tuple[Array, NDArray[np.int32]]] = []
         self._errors: dict[int, str] = {}
-        self.arena.release_all()
+        self._tickets[:] = -1
+        self._sources = [None] * self.capacity
+        with self._computing():
+            self.arena.clear()
         self.scheduler = Scheduler(
             self.costs,
             capacity=self.capacity,
@@ -129,11 +141,17 @@ class Loop:
             mode=self.mode,
             in_flight=self.in_flight,
         )
-        self.scheduler.set_max_steps(self._max_steps)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Round everything that an engine starts: entered once a call."""
+        with plain(self.arena.device):
+            self._launches.begin()
+            yield
 
     @property
     def thresholds(self) -> Tensor:
-        """float32 ``[T]``; launches planned from now on use what is set here."""
+        """float32 ``[T]``; launches planned from now on use what is set here, for all images."""
         return self._thresholds.clone()
 
     @thresholds.setter
@@ -141,7 +159,9 @@ class Loop:
         if tuple(row.shape) != (self.config.steps,):
             raise InputError(f"thresholds: expected [{self.config.steps}], got {list(row.shape)}")
         self._thresholds = row.detach().to("cpu", torch.float32, copy=True)
-        self.arena.thresholds.copy_(to_device(self._thresholds, self.arena.device))
+        Admission.of(self._told, self.config.steps).thresholds[:] = self._thresholds.numpy()
+        with self._computing():
+            self.arena.thresholds.copy_(self._to_device(self._thresholds))
 
     @property
     def max_steps(self) -> int:
@@ -152,66 +172,135 @@ class Loop:
     def max_steps(self, steps: int) -> None:
         if not 1 <= steps <= self.config.steps:
             raise InputError(f"max_steps: expected 1..{self.config.steps}, got {steps}")
-        self.scheduler.set_max_steps(steps)
         self._max_steps = steps
+        limits = Admission.of(self._told, self.config.steps).limit
+        limits[limits > 0] = steps
+        with self._computing():
+            self.arena.limits.masked_fill_(self.arena.limits > 0, steps)
+
+    def cancel(self, tickets: Iterable[int]) -> None:
+        """Images that nobody waits for any more: they leave with the next launch that they are in.
+
+        They are answered all the same, with Reason.CANCELLED and what they had found. Tickets of images that
+        have left are passed over.
+        """
+        slots = np.flatnonzero(np.isin(self._tickets, list(tickets)))
+        Admission.of(self._told, self.config.steps).limit[slots] = 0
+        with self._computing():
+            self.arena.limits.index_fill_(0, self._to_device(torch.from_numpy(slots)), 0)
 
     def step(self) -> Verdict:
         """Plan, run, complete, collect: one launch at most. Tells what the plan was."""
-        plan = self.scheduler.plan(self._clock())
-        with plain(self.arena.device):
-            if plan.verdict is Verdict.LAUNCH:
-                self._run(plan)
-            self._complete(wait=plan.verdict is Verdict.WAIT)
-            if self._worth_reading(plan.verdict):
-                self._collect()
-        return plan.verdict
+        with self._computing():
+            return self._step()
 
-    def _worth_reading(self, verdict: Verdict) -> bool:
-        """Whether to read the answers of those that have left: a batch of them takes as long as one.
+    def _step(self) -> Verdict:
+        now = self._clock()
+        plan = self.scheduler.plan(now)
+        verdict = plan.verdict
+        if verdict is Verdict.LAUNCH:
+            self._launch(plan, now)
+        if self._flights:
+            self._complete(wait=verdict is Verdict.WAIT)
+        self._let_go()
+        return verdict
 
-        In throughput mode they wait for company in the slots that keep no launch waiting.
-        """
-        if self.mode is not Mode.THROUGHPUT or verdict is not Verdict.LAUNCH:
-            return True
-        spare = self.capacity - capacity_without_waits(self.costs, self.in_flight)
-        return self.scheduler.occupancy().departed >= min(spare, self.buckets[-1])
-
-    def _run(self, plan: Plan) -> None:
+    def _launch(self, plan: Plan, now: float) -> None:
+        block = self._blocks[self._launched % self.in_flight]
+        stage, bucket, count, failure = plan.stage, plan.bucket, plan.count, None
         try:
-            run = (self._graphs or self.stages).run
-            exited = run(plan.stage, *self._transfer.down(plan))
-            self._flights.append(Flight(plan, self._transfer.up(exited)))
+            self._launches.prepare(stage, bucket, block)
+            block.fill(stage, bucket, count, now, plan.slots, plan.steps, self._told)
+            self._launches.start(stage, bucket, block)
         except BaseException as error:
-            self.scheduler.fail(plan.id, self._clock())
-            if not isinstance(error, Exception):
-                raise
-            for slot in plan.slots[: plan.count].tolist():
-                self._errors[slot] = f"{type(error).__name__}: {error}"
+            failure = error
+            if count > 1:
+                self.scheduler.fail(plan.id, self._clock())
+            else:
+                block.fill(stage, bucket, count, now, plan.slots, plan.steps, self._told)
+                self._launches.drop(stage, bucket, block)
+        if failure is None or count == 1:
+            self._launched += 1
+            text = None if failure is None else f"{type(failure).__name__}: {failure}"
+            self._flights.append(Flight(plan, block, text, []))
+            self._launches.mark(block)
+        if failure is not None and not isinstance(failure, Exception):
+            raise failure
 
     def _complete(self, wait: bool) -> None:
-        while self._flights and (wait or self._flights[0].outcome.ready()):
-            plan, outcome = self._flights.popleft()
-            (exited,) = outcome.wait()
-            self.scheduler.complete(plan.id, exited[: plan.count].numpy(), self._clock())
+        flights, launches = self._flights, self._launches
+        while flights and (wait or launches.ended(flights[0].block)):
+            launches.wait(flights[0].block)
+            plan, block, error, _ = flights.popleft()
+            left = block.left()
+            self.scheduler.complete(plan.id, left, self._clock())
+            if error is not None:
+                self._errors |= {ticket: error for ticket in self._tickets[left[:, 0]].tolist()}
             wait = False
 
-    def _collect(self) -> None:
+    def _let_go(self) -> None:
+        """Note who has left, and free what they held."""
         left = self.scheduler.collect()
         if not len(left):
             return
-        tickets = self._tickets[left.slots]
-        reasons = [Reason(reason) for reason in left.reasons.tolist()]
-        found = [self._errors.pop(slot, "") for slot in left.slots.tolist()]
-        rows = zip(tickets.tolist(), found, reasons, strict=True)
-        errors = {ticket: error for ticket, error, reason in rows if reason is Reason.ERROR}
-        prediction = self.arena.read(left.slots, left.steps)
-        self._done.append(Answers(tickets, prediction, reasons, errors))
-        self.arena.release(left.slots)
+        slots, reasons = left.slots, left.reasons
+        held: list[Any] = []
+        if self.mode is Mode.DEADLINE and (late := reasons == DEADLINE).any():
+            self._answer(slots[late], left.steps[late])
+            held = self._flights[-1].held if self._flights else held
+        self._left.append((self._tickets[slots], reasons))
+        self._tickets[slots] = -1
+        sources = self._sources
+        for slot in slots.tolist():
+            if sources[slot] is not None:
+                held.append(sources[slot])
+                sources[slot] = None
+
+    def _answer(self, slots: NDArray[np.int32], steps: NDArray[np.int32]) -> None:
+        """Give the newest answers of slots whose time is up; a launch that one is in may have come first."""
+        places = Admission.of(self._told[slots], self.config.steps).places.copy()
+        at, steps, wanted = (self._to_device(torch.from_numpy(n)) for n in (slots, steps, places))
+        scatter(self.arena.places, at, wanted)  # who has not been glanced at has not told the device
+        self.stages.deliver(at, torch.full_like(at, DEADLINE), steps)
+
+    def _to_device(self, numbers: Tensor) -> Tensor:
+        """Copy a tensor of the host to the device; nothing waits.
+
+        A plain copy to a GPU waits for the whole stream. The pinned memory is torch's own, which is not used
+        again before the copy has been made.
+        """
+        device = self.arena.device
+        return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
 
     def collect(self) -> list[Answers]:
         """What has left since the last call; computes nothing."""
-        done, self._done = self._done, []
-        return done
+        if not self._left:
+            return []
+        tickets, reasons = map(np.concatenate, zip(*self._left, strict=True))
+        self._left = []
+        with self._computing():
+            prediction = self._rows_of(tickets)
+        errors = {ticket: self._errors.pop(ticket) for ticket in tickets.tolist() if ticket in self._errors}
+        return [Answers(tickets, prediction, [REASONS[reason] for reason in reasons.tolist()], errors)]
+
+    def _rows_of(self, tickets: Array) -> Prediction:
+        """The answers of these tickets, copied from where they were written to."""
+        firsts = np.array([batch.first for batch in self._batches])
+        owner = np.searchsorted(firsts, tickets, "right") - 1
+        parts, places = [], []
+        for index in np.unique(owner):
+            batch, (here,) = self._batches[index], (owner == index).nonzero()
+            rows = self._to_device(torch.from_numpy(tickets[here] - batch.first))
+            parts.append(Prediction(*(column.index_select(0, rows) for column in batch.output)))
+            places.append(here)
+            batch.left -= len(here)
+            if not batch.left and self._flights:
+                self._flights[-1].held.append(batch)
+        self._batches = [batch for batch in self._batches if batch.left]
+        if len(parts) == 1:
+            return parts[0]
+        order = self._to_device(torch.from_numpy(np.concatenate(places).argsort()))
+        return Prediction(*(torch.cat(column).index_select(0, order) for column in zip(*parts, strict=True)))
 
     def submit(self, images: Images, *, wait: bool = True) -> range:
         """Take images in; their tickets. They must stay unchanged until they have left.
@@ -224,37 +313,80 @@ class Loop:
         images : uint8 ``[n, H, W, 3]`` or ``[n, 3, H, W]``, normalised floats, or a list of single images,
             whose sizes may differ. All in flight have one dtype.
         """
-        self.arena.check(images)
+        entries = self._entries(images)
         if not wait and (free := self.scheduler.occupancy().free) < len(images):
             raise Full(
                 f"submit: expected at most {free} images, got {len(images)}; wait, or take steps first"
             )
-        first = self._next
-        while (taken := self._next - first) < len(images):
-            if not self._admit(images[taken:]):
-                self._make_room()
-        return range(first, self._next)
+        with self._computing():
+            whole = images if isinstance(images, Tensor) else None
+            output = room_for(len(images), self.config, self.arena.device)
+            batch = Batch(self._next, output, whole)
+            self._batches.append(batch)
+            self._take_in(self._words(entries, output), None if whole is not None else images)
+        return range(batch.first, batch.end)
 
-    def _admit(self, images: Images) -> int:
-        now = self._clock()
-        deadlines = [now + self.allowed] * len(images) if self.mode is Mode.DEADLINE else None
-        slots = self.scheduler.admit(len(images), now, deadlines)
-        if len(slots):
-            self.arena.put(slots, images[: len(slots)])
-            self._tickets[slots] = np.arange(self._next, self._next + len(slots))
-            self._next += len(slots)
-        return len(slots)
+    def _entries(self, images: Images) -> Array:
+        """Rows of the image table, of images that may join those in flight."""
+        entries, pixels = entries_of(images, self.arena.patch, self.arena.device)
+        if not len(entries):
+            return entries
+        if pixels != self.arena.table.dtype:
+            if self.scheduler.occupancy().free < self.capacity:
+                types = sorted(map(str, (pixels, self.arena.table.dtype)))
+                raise InputError(f"images: expected one dtype for all in flight, got {types}")
+            self.arena.hold(pixels)
+        return entries
+
+    def _words(self, entries: Array, output: Prediction) -> Array:
+        """What slots are told of images at `entries` whose answers go to `output`, int64 ``[n, W]``."""
+        words = np.empty((len(entries), self._told.shape[1]), np.int64)
+        told = Admission.of(words, self.config.steps)
+        told.entry[:], told.places[:] = entries, places_of(output)
+        told.deadline[:], told.limit[:] = math.inf, self._max_steps
+        told.room[:] = entries[:, 1:3] - self.arena.patch
+        told.thresholds[:] = self._thresholds.numpy()
+        return words
+
+    def _take_in(self, words: Array, images: Sequence[Tensor] | None) -> None:
+        """Admit all images, taking steps where there is no room; single `images` are kept until they leave."""
+        taken = 0
+        while taken < len(words):
+            if count := self._admit(words[taken:], None if images is None else images[taken:]):
+                taken += count
+            else:
+                self._make_room()
+
+    def _admit(self, words: Array, images: Sequence[Tensor] | None) -> int:
+        now, deadlines = self._clock(), None
+        if self.mode is Mode.DEADLINE:
+            deadlines = np.full(len(words), now + self.allowed)
+            Admission.of(words, self.config.steps).deadline[:] = now + self.allowed
+        slots = self.scheduler.admit(len(words), now, deadlines)
+        count = len(slots)
+        if count:
+            self._told[slots] = words[:count]
+            self._tickets[slots] = np.arange(self._next, self._next + count)
+            self._next += count
+            if images is not None:
+                for slot, image in zip(slots.tolist(), images, strict=False):
+                    self._sources[slot] = image
+        return count
 
     def _make_room(self) -> None:
         """Take a step; where only more images could fill a batch, let it be padded."""
-        if self.step() is Verdict.STARVED:
+        if self._step() is Verdict.STARVED:
             self.scheduler.close()
-            self.step()
+            self._step()
             self.scheduler.open()
 
     def drain(self) -> None:
         """Take steps until every image has left."""
+        with self._computing():
+            self._drain()
+
+    def _drain(self) -> None:
         self.scheduler.close()
-        while self.step() is not Verdict.DONE:
+        while self._step() is not Verdict.DONE:
             pass
         self.scheduler.open()

@@ -1,33 +1,30 @@
-"""The two stages of fixed shape, glance and focus: rows of slots in, exit flags out, all else in the arena.
+"""The two stages of fixed shape, glance and focus: a block in, a record out, all else in the arena.
 
-    glance   thumbnail -> global encoder -> classifier -> exits
-    focus    policy -> crop -> local encoder -> classifier -> exits
+    glance   admit -> thumbnail -> global encoder -> classifier -> settle
+    focus    take -> policy -> crop -> local encoder -> classifier -> settle
 
 The policy runs at the start of the focus pass that it is for, so that images that have left do not pay for
-it. Rows of slot -1 are padding. A launch writes to the arena when all of it has been computed, so that one
-that raises can be run again.
+it. Rows of slot -1 are padding. A launch settles when all of it has been computed, so that one that raises
+can be run again: who leaves, what the arena keeps, the answers, the queue, the record.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import gfnet_kernels as gk
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gfnet_fast._scheduler import CostTable, Stage
+from gfnet_fast._scheduler import Stage
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.engine.arena import Arena
-from gfnet_fast.engine.prepare import Prepared, best_time, compiled
+from gfnet_fast.engine.blocks import Admission, Block
+from gfnet_fast.engine.prepare import Prepared, compiled
 from gfnet_fast.model.classifiers import CascadedClassifier, RecurrentClassifier
 from gfnet_fast.model.gfnet import GFNet
-
-Run = Callable[[Stage, Tensor, Tensor], Tensor]
 
 
 class RecurrentRows(nn.Module):
@@ -99,19 +96,48 @@ class CascadedRows(nn.Module):
         return memory.unflatten(1, (self.steps, self.feature_dim))
 
 
-class Look(nn.Module):
-    """The policy's next crops; its GRU, its last layer and the floor are float32."""
+class Flattened(nn.Module):
+    """``[n, C, h, w]`` -> ``[n, h w C]``: no copy of what lies channels-last."""
 
-    def __init__(self, model: GFNet, dtype: torch.dtype) -> None:
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def columns_last(linear: nn.Linear, shape: Sequence[int]) -> None:
+    """Permute the columns of a layer on a map flattened in channel, row, column order: channels go last."""
+    weight = linear.weight.unflatten(1, tuple(shape)).permute(0, 2, 3, 1).flatten(1)
+    linear.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+
+
+class Look(nn.Module):
+    """The policy's next crops; its GRU, its last layer and the floor are float32.
+
+    It takes maps as :meth:`Stages.stored` flattens them.
+    """
+
+    def __init__(self, model: GFNet, dtype: torch.dtype, layout: torch.memory_format) -> None:
         super().__init__()
-        policy = model.policy
-        self.state_encoder = copy.deepcopy(policy.state_encoder).to(dtype)
+        policy, (channels, rows, columns) = model.policy, model.map_shape
+        encoder = copy.deepcopy(policy.state_encoder)
+        self.last = layout == torch.channels_last
+        self.shape = (rows, columns, channels) if self.last else (channels, rows, columns)
+        self.flattens_first = policy.flattens_first
+        if self.last and policy.flattens_first:
+            columns_last(encoder[0], model.map_shape)
+        elif self.last:
+            convolution, flatten, linear = encoder[0], 2, encoder[3]
+            encoder[flatten] = Flattened()
+            columns_last(linear, (convolution.out_channels, rows, columns))
+        self.state_encoder = encoder.to(dtype)
         self.gru, self.actor = copy.deepcopy(policy.gru), copy.deepcopy(policy.actor)
-        self.shape = (-1,) if policy.flattens_first else model.map_shape
 
     def forward(self, feature_map: Tensor, state: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
         """``map [n, M]``, ``state [n, W]``, ``room [n, 2]`` -> ``(origins int32 [n, 2], state)``."""
-        state = self.gru(self.state_encoder(feature_map.unflatten(1, self.shape)).float(), state)
+        seen = feature_map
+        if not self.flattens_first:
+            seen = seen.unflatten(1, self.shape)
+            seen = seen.permute(0, 3, 1, 2) if self.last else seen
+        state = self.gru(self.state_encoder(seen).float(), state)
         # Not a number would become an address: it is the first row and column instead.
         action = self.actor(state).nan_to_num(0.0)
         return torch.floor(action * room).int(), state
@@ -136,9 +162,12 @@ class Stages:
         dtype: torch.dtype,
         compile: bool,
         fixed: bool,
+        queued: bool,
         layout: torch.memory_format | None,
     ) -> None:
-        """`rows`: the batch size at which the layout is chosen where none is given."""
+        """`rows`: the batch size at which the layout is chosen where none is given; `queued`: whether a focus
+        launch takes its rows from the queue, not from its block; `fixed`: as for :class:`CascadedRows`.
+        """
         config = model.config
         self.config, self.arena, self.dtype = config, arena, dtype
         if arena.device.type == "cpu":
@@ -151,16 +180,51 @@ class Stages:
         self.classifier = classifier_rows(model, dtype, fixed)
         wrap: Callable[[Any], Any] = compiled if compile else lambda module: module
         self.encode_glance, self.encode_focus = wrap(glance), wrap(focus)
-        self.look = wrap(Look(model, dtype).eval().requires_grad_(False))
-        whole = isinstance(self.classifier, RecurrentRows) or fixed
-        self.classify = wrap(self.classifier) if whole else self.classifier
+        self.look = wrap(Look(model, dtype, self.layout).eval().requires_grad_(False))
+        self.queued, self.by_step = queued, isinstance(self.classifier, CascadedRows) and not fixed
+        self.classify = self.classifier if self.by_step else wrap(self.classifier)
 
-    def run(self, stage: Stage, slots: Tensor, steps: Tensor) -> Tensor:
-        """One launch: int32 ``[bucket]`` slots and the steps they take -> bool ``[bucket]``, who leaves."""
-        return self.glance(slots, steps) if stage is Stage.GLANCE else self.focus(slots, steps)
+    def run(self, stage: Stage, bucket: int, block: Block) -> None:
+        """One launch of `bucket` rows: those that the block names, or as many from the queue as it says."""
+        block.down(stage, bucket)
+        slots, steps = self.take(stage, bucket, block)
+        (self.glance if stage is Stage.GLANCE else self.focus)(block, slots, steps)
+        block.up(bucket)
 
-    def glance(self, slots: Tensor, steps: Tensor) -> Tensor:
+    def drop(self, stage: Stage, bucket: int, block: Block) -> None:
+        """Instead of a launch of one row that cannot be computed: it leaves with the answer that it has."""
+        block.down(stage, bucket)
+        slots, steps = self.take(stage, bucket, block)
+        if stage is Stage.GLANCE:
+            self.admit(block, slots)
+        reason = torch.full_like(slots, gk.ERROR).masked_fill_(slots < 0, gk.STAYS)
+        self.deliver(slots, reason, steps - 1)
+        self.settle(block, slots, reason, steps - 1, stage)
+        block.up(bucket)
+
+    def take(self, stage: Stage, bucket: int, block: Block) -> tuple[Tensor, Tensor]:
+        """Slots of a launch, int32 ``[bucket]``, and the steps they are about to take."""
+        if stage is Stage.GLANCE or not self.queued:
+            return block.device.slots[:bucket], block.device.steps[:bucket]
+        arena, by_step = self.arena, self.by_step
+        return gk.take(arena.queue, arena.counters, block.device.count, arena.taken, bucket, by_step=by_step)
+
+    def admit(self, block: Block, slots: Tensor) -> None:
+        """Tell the slots of a glance all about their images."""
+        arena, told = self.arena, Admission.of(block.device.admitted[: len(slots)], self.config.steps)
+        homes = Admission(
+            entry=arena.table.entries,
+            places=arena.places,
+            deadline=arena.deadlines[:, None],
+            limit=arena.limits[:, None],
+            room=arena.room,
+            thresholds=arena.thresholds,
+        )
+        gk.scatter_all(homes, slots, told)
+
+    def glance(self, block: Block, slots: Tensor, steps: Tensor) -> None:
         c, arena = self.config, self.arena
+        self.admit(block, slots)
         mean, std = self._normalisation()
         thumbnails = gk.glance(arena.table, slots, c.patch_size, c.glance_filter, mean, std, self.dtype)
         feature_map, feature = self.encode_glance(thumbnails)
@@ -168,9 +232,9 @@ class Stages:
         if self.head is not None:
             logits = self.head(feature.float())
         policy = torch.zeros_like(arena.policy[:1]).expand(len(slots), -1)
-        return self.keep(slots, steps, logits, feature_map, policy, memory)
+        self.keep(Stage.GLANCE, block, slots, steps, logits, feature_map, policy, memory)
 
-    def focus(self, slots: Tensor, steps: Tensor) -> Tensor:
+    def focus(self, block: Block, slots: Tensor, steps: Tensor) -> None:
         c, arena = self.config, self.arena
         mean, std = self._normalisation()
         seen, state, room, earlier = self.read(slots)
@@ -178,7 +242,7 @@ class Stages:
         patches = gk.crop(arena.table, slots, origins, c.patch_size, mean, std, self.dtype)
         feature_map, feature = self.encode_focus(patches)
         logits, memory = self.classify(feature, earlier, steps)
-        return self.keep(slots, steps, logits, feature_map, policy, memory, origins)
+        self.keep(Stage.FOCUS, block, slots, steps, logits, feature_map, policy, memory, origins)
 
     def read(self, slots: Tensor) -> tuple[Tensor, ...]:
         """What a focus pass goes on from: map, policy, room and memory of the slots, all at once."""
@@ -187,6 +251,8 @@ class Stages:
 
     def keep(
         self,
+        stage: Stage,
+        block: Block,
         slots: Tensor,
         steps: Tensor,
         logits: Tensor,
@@ -194,23 +260,42 @@ class Stages:
         policy: Tensor,
         memory: Tensor,
         origins: Tensor | None = None,
-    ) -> Tensor:
-        """Decide who leaves, and write what the launch has found to the arena, all at once."""
+    ) -> None:
+        """Settle: decide who leaves, write what the launch has found, give the answers, move the queue."""
         arena = self.arena
-        confidence, label, exited = gk.exits(logits, steps, arena.thresholds, slots=slots)
+        confidence, label, reason, at = gk.exits(
+            logits, slots, steps, arena.thresholds, arena.limits, arena.deadlines, block.device.now
+        )
         found = [
-            (arena.feature_map, feature_map.flatten(1)),
+            (arena.feature_map, self.stored(feature_map)),
             (arena.policy, policy),
             (self.classifier.kept(arena.memory), memory),
             (arena.logits, logits),
             (arena.confidence, confidence[:, None]),
             (arena.label, label[:, None]),
+            (arena.taken[:, None], steps[:, None]),
         ]
         if origins is not None:
             found.append((arena.origins, origins))
-        arenas, rows = zip(*found, strict=True)
-        gk.scatter_all(arenas, slots, rows, steps)
-        return exited
+        homes, rows = zip(*found, strict=True)
+        gk.scatter_all(homes, slots, rows, steps)
+        self.deliver(slots, reason, at)
+        self.settle(block, slots, reason, at, stage)
+
+    def deliver(self, slots: Tensor, reason: Tensor, at: Tensor) -> None:
+        """Write the answers of step `at` of those that leave to where they are wanted."""
+        a = self.arena
+        gk.deliver(slots, reason, at, a.label, a.confidence, a.logits, a.origins, a.places)
+
+    def settle(self, block: Block, slots: Tensor, reason: Tensor, at: Tensor, stage: Stage) -> None:
+        """Who stays to the queue's tail, who leaves to the block's record."""
+        took, arena = stage is Stage.FOCUS, self.arena
+        gk.compact(slots, reason, at, arena.queue, arena.counters, block.record, took=took)
+
+    def stored(self, feature_map: Tensor) -> Tensor:
+        """A map ``[n, C, h, w]`` as rows of the arena, in the order in which the encoder lays it out."""
+        order = (0, 2, 3, 1) if self.layout == torch.channels_last else (0, 1, 2, 3)
+        return feature_map.permute(order).flatten(1)
 
     def _normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation for the images in flight: floats come normalised."""
@@ -233,28 +318,3 @@ def widths_of(model: GFNet) -> tuple[int, int, int]:
     c = model.config
     memory = c.classifier_width if c.classifier == "recurrent" else c.steps * model.feature_dim
     return torch.Size(model.map_shape).numel(), c.policy_width, memory
-
-
-def measure(stages: Stages, buckets: Sequence[int], run: Run, *, warm_up: bool) -> CostTable:
-    """Seconds of each stage at each bucket, largest first, on blank images in an arena that holds none.
-
-    `run` is `stages.run`, or what does the same; `warm_up`: whether its first call at a bucket is special.
-    """
-    arena, size = stages.arena, stages.config.image_size
-    rows = min(arena.capacity, buckets[-1])
-    blank = torch.zeros(size, size, 3, dtype=torch.uint8, device=arena.device).expand(rows, -1, -1, -1)
-    arena.put(np.arange(rows, dtype=np.int32), blank)
-    costs: dict[Stage, list[tuple[int, float]]] = {Stage.GLANCE: [], Stage.FOCUS: []}
-
-    def launch(stage: Stage, bucket: int) -> object:
-        slots = torch.arange(bucket, dtype=torch.int32, device=arena.device)
-        slots[rows:] = -1
-        return run(stage, slots, torch.full_like(slots, 1 if stage is Stage.GLANCE else 2))
-
-    launch(Stage.GLANCE, buckets[-1])  # the first large launch fetches memory from the system, at a price
-    for stage, table in costs.items():
-        for bucket in reversed(buckets):
-            seconds = best_time(partial(launch, stage, bucket), arena.device, warm_up=warm_up)
-            table.insert(0, (bucket, seconds))
-    arena.release_all()
-    return CostTable(costs[Stage.GLANCE], costs[Stage.FOCUS])

@@ -20,6 +20,43 @@ def engine_of(model, buckets=(1, 4), **options):
     return Engine(model, buckets=buckets, **options)
 
 
+class Wrapped:
+    """An engine's launches, with something in between; what is not told otherwise goes to the former ones."""
+
+    def __init__(self, engine):
+        self.inner, self.engine = engine._launches, engine
+        engine._launches = self
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def rows_of(engine, stage, bucket, block):
+    """The slots that a launch is about to run, of an engine on a CPU."""
+    slots, _ = engine.stages.take(stage, bucket, block)
+    return slots[slots >= 0].tolist()
+
+
+class Lagging(Wrapped):
+    """Records that take some looks to come back, as on a GPU."""
+
+    def __init__(self, engine, looks):
+        super().__init__(engine)
+        self.looks, self.left = looks, {}
+        self.most = self.waits = 0
+
+    def mark(self, block):
+        self.left[block] = self.looks
+        self.most = max(self.most, len(self.left))
+
+    def ended(self, block):
+        self.left[block] -= 1
+        return self.left[block] < 0
+
+    def wait(self, block):
+        self.waits += self.left.pop(block, -1) >= 0
+
+
 class FakeClock:
     """Moves on by `tick` seconds each time that it is read."""
 

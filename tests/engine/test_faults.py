@@ -4,6 +4,7 @@ import gc
 import itertools
 import threading
 import weakref
+from unittest import mock
 
 import pytest
 import torch
@@ -11,24 +12,32 @@ import torch
 from gfnet_fast._scheduler import Reason, Stage
 from gfnet_fast.engine.answers import Full, PassError
 from tests.conftest import random_images
-from tests.engine.engine_helpers import MODES, assert_as_trace, assert_on_trace, engine_of, in_order
+from tests.engine.engine_helpers import (
+    MODES,
+    Wrapped,
+    assert_as_trace,
+    assert_on_trace,
+    engine_of,
+    in_order,
+    rows_of,
+)
 from tests.engine.test_eager import random_thresholds
 
 
-class Failing:
-    """Wraps an engine's stages: raises as told, after the arithmetic and so as late as can be."""
+class Failing(Wrapped):
+    """Raises as told, after the arithmetic and so as late as can be."""
 
     def __init__(self, engine, when):
-        self.inner, self.when, self.launches = engine.stages, when, []
-        engine.stages = self
-        self.tickets = engine._tickets
+        super().__init__(engine)
+        self.when, self.launches = when, []
 
-    def run(self, stage, slots, steps):
-        self.launches.append((stage, len(slots)))
-        rows = slots[slots >= 0]
-        if self.when(stage, {int(self.tickets[slot]) for slot in rows}, len(self.launches)):
-            raise MemoryError("no room for this launch")
-        return self.inner.run(stage, slots, steps)
+    def start(self, stage, bucket, block):
+        self.launches.append((stage, bucket))
+        tickets = {int(self.engine._tickets[slot]) for slot in rows_of(self.engine, stage, bucket, block)}
+        if not self.when(stage, tickets, len(self.launches)):
+            return self.inner.start(stage, bucket, block)
+        with mock.patch.object(self.engine.stages, "keep", side_effect=MemoryError("no room for this launch")):
+            self.inner.start(stage, bucket, block)
 
 
 @pytest.mark.parametrize("mode", MODES)
