@@ -335,7 +335,7 @@ class Caller:
             shares = [share / sum(shares) for share in shares]
             return [*shares, *[0.0] * 1020] if draw.random() < edge / 4 else shares
         if kind == "array":
-            return self.array()
+            return self.leaving() if parameter.name == "left" else self.array()
         members = getattr(CLASSES[kind], "__members__", {})
         pool = list(members.values()) or list(self.pools.objects[kind])
         newest = pool[-1:] if draw.random() < 0.6 and not members else pool
@@ -354,6 +354,20 @@ class Caller:
             lambda: draw.choice(list(self.pools.arrays) or [None]),
         ]
         return draw.choice(made)()
+
+    def leaving(self) -> np.ndarray:
+        """Images that leave: mostly those of an array that a call has returned."""
+        draw = self.random
+        rows = draw.choice(
+            [one for one in self.pools.arrays if one.ndim == 1 and one.dtype == np.int32] or [np.arange(4)]
+        )
+        rows = rows[: draw.randrange(len(rows) + 1)]
+        columns = [
+            rows,
+            np.full(len(rows), draw.choice((0, 1, 1, 2, 3))),
+            np.full(len(rows), draw.randrange(-1, 6)),
+        ]
+        return np.stack(columns, axis=1).astype(draw.choice(("i4", "i4", "i8", ">i4", "u4")))
 
 
 def is_property(target: Target) -> bool:
