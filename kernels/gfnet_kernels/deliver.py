@@ -36,7 +36,7 @@ from gfnet_kernels.exits import WIDEST
 PLACES = 5
 _SIZES = np.array([8, 4, 8, 4, 8])  # bytes of what lies there
 BLOCK = 1024
-REGISTERS = 32
+REGISTERS = 40
 SPACE = 1 << 48  # addresses of a process
 
 
@@ -56,21 +56,22 @@ def deliver_kernel(
             answered = step > 0
             newest = slot * 2 + (tl.maximum(step, 1) - 1) % 2
             column = part * BLOCK + tl.arange(0, BLOCK)
-            value = tl.load(
-                logits + newest * K + column, mask=column < tl.where(answered, K, 0), other=float("nan")
+            to = tl.load(place + 3).to(tl.pointer_type(tl.float32)) + column
+            known = column < tl.where(answered, K, 0)
+            tl.store(
+                to, tl.load(logits + newest * K + column, mask=known, other=float("nan")), mask=column < K
             )
-            tl.store(tl.load(place + 3).to(tl.pointer_type(tl.float32)) + column, value, mask=column < K)
             if part == 0:
-                value = tl.load(label + newest, mask=answered, other=-1).to(tl.int64)
-                tl.store(class_id.to(tl.pointer_type(tl.int64)), value)
-                value = tl.load(confidence + newest, mask=answered, other=float("nan"))
-                tl.store(tl.load(place + 1).to(tl.pointer_type(tl.float32)), value)
+                number = tl.load(label + newest, mask=answered, other=-1).to(tl.int64)
+                tl.store(class_id.to(tl.pointer_type(tl.int64)), number)
+                share = tl.load(confidence + newest, mask=answered, other=float("nan"))
+                tl.store(tl.load(place + 1).to(tl.pointer_type(tl.float32)), share)
                 tl.store(tl.load(place + 2).to(tl.pointer_type(tl.int64)), step.to(tl.int64))
                 if STEPS > 1:
                     i = tl.arange(0, ORIGINS)
-                    value = tl.load(origins + slot * (2 * STEPS) + 2 + i, mask=i < 2 * step - 2, other=-1)
-                    to = tl.load(place + 4).to(tl.pointer_type(tl.int64)) + i
-                    tl.store(to, value.to(tl.int64), mask=i < 2 * STEPS - 2)
+                    point = tl.load(origins + slot * (2 * STEPS) + 2 + i, mask=i < 2 * step - 2, other=-1)
+                    home = tl.load(place + 4).to(tl.pointer_type(tl.int64)) + i
+                    tl.store(home, point.to(tl.int64), mask=i < 2 * STEPS - 2)
 
 
 def deliver_launch(

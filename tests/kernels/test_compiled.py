@@ -10,6 +10,7 @@ from gfnet_kernels import (
     ImageTable,
     compact,
     crop,
+    deliver,
     exits,
     gather,
     gather_all,
@@ -17,6 +18,7 @@ from gfnet_kernels import (
     gru_step,
     scatter,
     scatter_all,
+    take,
 )
 from guarded import kernels
 from torch import Tensor
@@ -119,43 +121,61 @@ def test_odd_sizes(size: int, card: int) -> None:
     )
 
 
+def decided(logits: Tensor, capacity: int = 9, steps: int = 5) -> object:
+    """A call of exits."""
+    deadlines, now = torch.zeros(capacity).double(), torch.zeros(1).double()
+    limits, bars = torch.zeros(capacity).int(), torch.zeros(capacity, steps)
+    return exits(logits, SLOTS, SLOTS + 1, bars, limits, deadlines, now)
+
+
 @CARDS
 @pytest.mark.parametrize("dtype", FLOATS, ids=name)
-@pytest.mark.parametrize("padding", ["none", "slots", "both"])
-def test_exits(padding: str, dtype: torch.dtype, card: int) -> None:
+def test_exits(dtype: torch.dtype, card: int) -> None:
     """Rows of 1,000 classes load 128 bits at a time, not word by word."""
-    usage = compiled(
-        "exits",
-        "exits_kernel",
-        card,
-        lambda: exits(
-            torch.zeros(4, 1000, dtype=dtype),
-            SLOTS + 1,
-            torch.zeros(5),
-            slots=None if padding == "none" else SLOTS,
-            valid=SLOTS[:1] if padding == "both" else None,
-            by_slot=padding == "both",
-        ),
-    )
+    usage = compiled("exits", "exits_kernel", card, lambda: decided(torch.zeros(4, 1000, dtype=dtype)))
     assert 128 in usage.loads
-    assert len(usage.loads) <= 2 + 4
+    assert len(usage.loads) <= 2 + 6
 
 
 @CARDS
 @pytest.mark.parametrize("dtype", FLOATS, ids=name)
 @pytest.mark.parametrize("classes", [1, 1001, 32768])
 def test_exits_of_other_widths(classes: int, dtype: torch.dtype, card: int) -> None:
-    logits = torch.zeros(4, classes, dtype=dtype)
-    compiled("exits", "exits_kernel", card, lambda: exits(logits, SLOTS + 1, torch.zeros(5)))
+    compiled("exits", "exits_kernel", card, lambda: decided(torch.zeros(4, classes, dtype=dtype)))
 
 
 @CARDS
-@pytest.mark.parametrize("rows", [1, 1024, 65536])
-@pytest.mark.parametrize("counted", [False, True], ids=["all", "counted"])
-def test_compact(counted: bool, rows: int, card: int) -> None:
-    slots, exited = torch.zeros(rows, dtype=torch.int32), torch.zeros(rows, dtype=torch.bool)
-    valid = torch.zeros(1, dtype=torch.int32) if counted else None
-    compiled("compact", "compact_kernel", card, lambda: compact(slots, exited, valid=valid))
+@pytest.mark.parametrize("places", [1, 8192, 10000])
+@pytest.mark.parametrize("rows", [1, 64, 65536])
+def test_take(rows: int, places: int, card: int) -> None:
+    ring, counters = torch.zeros(places, dtype=torch.int32), torch.zeros(2, dtype=torch.int64)
+    compiled("queue", "take_kernel", card, lambda: take(ring, counters, SLOTS[:1], ring, rows))
+
+
+@CARDS
+@pytest.mark.parametrize("took", [False, True], ids=["glance", "focus"])
+@pytest.mark.parametrize(("rows", "places"), [(1, 1), (64, 8192), (1024, 8192), (65536, 100000)])
+def test_compact(rows: int, places: int, took: bool, card: int) -> None:
+    row, ring = torch.zeros(rows, dtype=torch.int32), torch.zeros(places, dtype=torch.int32)
+    counters, record = torch.zeros(2, dtype=torch.int64), torch.zeros(2 + 3 * rows, dtype=torch.int32)
+    compiled(
+        "queue", "compact_kernel", card, lambda: compact(row, row, row, ring, counters, record, took=took)
+    )
+
+
+@CARDS
+@pytest.mark.parametrize(("classes", "steps"), [(1, 1), (10, 3), (1000, 5), (16384, 100)])
+def test_deliver(classes: int, steps: int, card: int) -> None:
+    numbers, shares = torch.zeros(9, 2, 1, dtype=torch.int32), torch.zeros(9, 2, 1)
+    logits, origins = torch.zeros(9, 2, classes), torch.zeros(9, steps, 2, dtype=torch.int32)
+    places = torch.zeros(9, 5, dtype=torch.int64)
+    usage = compiled(
+        "deliver",
+        "deliver_kernel",
+        card,
+        lambda: deliver(SLOTS, SLOTS, SLOTS, numbers, shares, logits, origins, places),
+    )
+    assert set(usage.stores) <= {32, 64}
 
 
 @CARDS
@@ -203,3 +223,9 @@ def test_rows_of_several_arenas(dtype: torch.dtype, card: int) -> None:
     compiled("rows", "scatter_kernel", card, lambda: scatter_all(arenas, SLOTS, rows, SLOTS + 1))
     flat = [arena.flatten(1) for arena in arenas]
     compiled("rows", "gather_kernel", card, lambda: gather_all(flat, SLOTS))
+    words = arenas[1], torch.zeros(9, 5, dtype=torch.int64), torch.zeros(9, 1, dtype=torch.float64)
+    packed = (
+        rows[1],
+        *(torch.zeros(4, 12, dtype=arena.dtype)[:, 2 : 2 + arena.shape[1]] for arena in words[1:]),
+    )
+    compiled("rows", "scatter_kernel", card, lambda: scatter_all(words, SLOTS, packed))

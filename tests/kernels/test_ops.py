@@ -1,7 +1,10 @@
 """The public ops on the CPU: equal to the references, visible to torch, and strict about bad input."""
 
+import os
+import random
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,10 +12,11 @@ import gfnet_kernels as gk
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import EXIT_CASES, LEFT, addresses, arena_of, blank_answers, exit_tensors
 from guarded import assert_near
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rules import compact_rule, exit_rule
+from rules import answer_rule, compact_rule, exit_rule, take_rule
 from torch import Tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -20,6 +24,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 SLOTS = torch.tensor([2, -1, 0, 0, 1], dtype=torch.int32)
 ORIGINS = torch.tensor([[0, 0], [999, -999], [20, 10], [1, 9], [3, 2]], dtype=torch.int32)
 THRESHOLDS = torch.tensor([0.9, 0.6, -1e8])
+COUNTERS = torch.tensor([2, 3])
 
 
 def name(value: object) -> str:
@@ -88,12 +93,6 @@ def test_many_images_take_several_blocks() -> None:
         assert_near(actual, gk.glance_reference(images, slots, 32, "bicubic", MEAN, STD, torch.float32))
 
 
-def test_origins_by_slot() -> None:
-    images, slots, origins = photos(3, 33, 23, 3), SLOTS[[0, 1, 2, 4]], ORIGINS[[0, 3, 4]]
-    actual = gk.crop(images, slots, origins, 13, MEAN, STD, torch.float32, by_slot=True)
-    assert actual.equal(gk.crop_reference(images, slots, origins, 13, MEAN, STD, torch.float32, by_slot=True))
-
-
 def test_caller_owned_buffers_are_written_and_returned() -> None:
     images, slots = photos(3, 33, 23, 3), SLOTS
     out = torch.full((5, 3, 9, 9), float("nan")).contiguous(memory_format=torch.channels_last)
@@ -101,61 +100,162 @@ def test_caller_owned_buffers_are_written_and_returned() -> None:
     assert_near(out, gk.glance_reference(images, slots, 9, "bicubic", MEAN, STD, torch.float32))
 
 
+def ints(*values: object) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def terms(slots: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Thresholds, limits and deadlines of slots with three steps, none of them pressed; now."""
+    deadlines = torch.full((slots,), float("inf"), dtype=torch.float64)
+    limits = torch.full((slots,), 3, dtype=torch.int32)
+    return THRESHOLDS.repeat(slots, 1), limits, deadlines, torch.zeros(1, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("classes", [1, 7, 1000, 1001])
 @pytest.mark.parametrize("dtype", FLOATS, ids=name)
-def test_exits(dtype: torch.dtype, classes: int) -> None:
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+def test_exits(padded: bool, dtype: torch.dtype, classes: int) -> None:
     logits = torch.randn(64, classes)
     logits[torch.arange(64), torch.randint(0, classes, (64,))] += torch.linspace(0, 14, 64)
     logits[5] = float("nan")
     logits[6, classes // 2] = float("inf")
-    step = torch.randint(1, 4, (64,), dtype=torch.int32)
-    slots = torch.randperm(64).int()
-    slots[::5] = -1
-    for more in (
-        {},
-        {"slots": slots},
-        {"slots": slots, "by_slot": True},
-        {"valid": torch.tensor([40]).int()},
-    ):
-        actual = gk.exits(logits.to(dtype), step, THRESHOLDS, **more)
-        for one, other in zip(
-            actual, gk.exits_reference(logits.to(dtype), step, THRESHOLDS, **more), strict=True
-        ):
-            torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+    slots, steps = torch.randperm(80).int()[:64], torch.randint(1, 4, (64,)).int()
+    if padded:
+        slots[::5], steps[::5] = -1, 0
+    bars, limits, deadlines, now = terms(80)
+    limits, deadlines[::9] = torch.randint(0, 5, (80,)).int(), -1.0
+    arguments = logits.to(dtype), slots, steps, bars, limits, deadlines, now
+    for one, other in zip(gk.exits(*arguments), gk.exits_reference(*arguments), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-ROW = st.lists(
-    st.sampled_from([-30.0, -1.0, 0.0, 0.5, 2.0, 9.0, float("nan"), float("-inf")]), min_size=3, max_size=3
+@settings(deadline=None)
+@given(EXIT_CASES)
+def test_exits_rule(case: Any) -> None:
+    for op in (gk.exits, gk.exits_reference):
+        _, *found = op(*exit_tensors(*case))
+        assert list(zip(*(part.tolist() for part in found), strict=True)) == exit_rule(*case)
+
+
+@settings(deadline=None)
+@given(
+    ring=st.permutations(range(7)),
+    head=st.integers(0, 2**40),
+    waiting=st.integers(0, 7),
+    count=st.integers(0, 9),
+    taken=st.lists(st.integers(0, 3), min_size=7, max_size=7),
+    rows=st.integers(0, 9),
+    by_step=st.booleans(),
 )
+def test_take_rule(
+    ring: list[int], head: int, waiting: int, count: int, taken: list[int], rows: int, by_step: bool
+) -> None:
+    counters = torch.tensor([head, head + waiting])
+    for op in (gk.take, gk.take_reference):
+        found = op(ints(*ring), counters, ints(count), ints(*taken), rows, by_step=by_step)
+        expected = take_rule(ring, head, head + waiting, count, taken, rows, by_step)
+        assert tuple(part.tolist() for part in found) == expected
+    assert counters.tolist() == [head, head + waiting]
 
 
 @settings(deadline=None)
-@given(rows=st.lists(st.tuples(ROW, st.integers(1, 3), st.booleans()), min_size=1, max_size=20))
-def test_exits_rule(rows: list[tuple[list[float], int, bool]]) -> None:
-    slots = torch.tensor([i if row[2] else -1 for i, row in enumerate(rows)], dtype=torch.int32)
-    step = torch.tensor([row[1] for row in rows], dtype=torch.int32)
-    _, label, exited = gk.exits(torch.tensor([row[0] for row in rows]), step, THRESHOLDS, slots=slots)
-    assert [(int(a), bool(b)) for a, b in zip(label, exited, strict=True)] == exit_rule(
-        rows, THRESHOLDS.tolist()
-    )
-
-
-@settings(deadline=None)
-@given(rows=st.lists(st.tuples(st.integers(-1, 9), st.booleans()), max_size=200), valid=st.integers(0, 200))
-def test_compact_rule(rows: list[tuple[int, bool]], valid: int) -> None:
-    slots = torch.tensor([row[0] for row in rows], dtype=torch.int32)
-    exited = torch.tensor([row[1] for row in rows], dtype=torch.bool)
-    live = min(valid, len(rows))
+@given(rows=LEFT, head=st.integers(0, 2**40), waiting=st.integers(0, 9), took=st.booleans())
+def test_compact_rule(rows: list[tuple[int, int, int]], head: int, waiting: int, took: bool) -> None:
+    slots, at, reason = torch.tensor(rows, dtype=torch.int32).view(-1, 3).unbind(1)
+    ring, record = list(range(500, 509 + len(rows))), [-7] * (3 * len(rows) + 5)
+    tail = head + (len(rows) if took else waiting)
     for op in (gk.compact, gk.compact_reference):
-        survivors, count = op(slots, exited, valid=torch.tensor([live], dtype=torch.int32))
-        assert (survivors.tolist(), int(count)) == compact_rule(slots.tolist(), exited.tolist(), live)
+        written = ints(*ring), torch.tensor([head, tail]), ints(*record)
+        op(slots, reason, at, *written, took=took)
+        assert tuple(part.tolist() for part in written) == compact_rule(rows, ring, head, tail, record, took)
 
 
-def test_compact_takes_65536_rows() -> None:
-    slots, exited = torch.randperm(65536).int(), torch.rand(65536) < 0.5
-    survivors, count = gk.compact(slots, exited)
-    assert survivors[: int(count)].equal(slots[~exited])
-    assert (survivors[int(count) :] == -1).all()
+def test_a_ring_of_65536() -> None:
+    ring, counters, taken = (
+        torch.randperm(65536).int(),
+        torch.tensor([70000, 70000 + 65536]),
+        SLOTS.new_zeros(65536),
+    )
+    slots, steps = gk.take(ring, counters, ints(2**31 - 1), taken, 65536)
+    assert slots.equal(ring.roll(-(70000 - 65536)))
+    assert (steps == 1).all()
+    record, stays = ints(*[0] * (2 + 3 * 65536)), torch.rand(65536) < 0.5
+    gk.compact(slots, stays.int().neg(), steps, ring, counters, record, took=True)
+    kept = slots[stays]
+    assert counters.tolist() == [70000 + 65536, 70000 + 65536 + len(kept)]
+    assert record[:2].tolist() == [65536 - len(kept), len(kept)]
+    assert ring.roll(-(70000 - 65536))[: len(kept)].equal(kept)
+
+
+def test_a_queue_of_any_length() -> None:
+    """Glances and focus launches against a deque; GFNET_QUEUE_ROWS sets how many rows, 300,000 without."""
+    gk.set_debug(False)  # what the debug checks look for is compared here
+    draw, capacity, rows = random.Random(0), 700, int(os.environ.get("GFNET_QUEUE_ROWS", "300000"))
+    ring, counters, count = torch.full((701,), -9).int(), torch.zeros(2, dtype=torch.int64), ints(0)
+    taken, record = torch.zeros(capacity).int(), torch.zeros(2 + 3 * 256).int()
+    idle, queue = deque(range(capacity)), deque[int]()
+    while rows > 0:
+        bucket = draw.choice((1, 64, 256, 256))
+        focus = bool(queue) and (len(idle) < bucket or draw.random() < 0.7)
+        if focus:
+            wanted, by_step = draw.randint(0, 300), draw.random() < 0.2
+            slots, steps = gk.take(ring, counters, count.fill_(wanted), taken, bucket, by_step=by_step)
+            live = [queue[i] for i in range(min(wanted, len(queue), bucket))]
+            if by_step:
+                live.sort(key=taken.tolist().__getitem__)
+            padding = [-1] * (bucket - len(live))
+            assert slots.tolist() == live + padding
+            assert steps.tolist() == [*(taken[live] + 1).tolist(), *[0] * len(padding)]
+            if draw.random() < 0.1:
+                continue  # the launch failed, and nothing has moved
+            for _ in live:
+                queue.popleft()
+        else:
+            live = [idle.popleft() for _ in range(min(bucket, len(idle)))]
+            slots = ints(*live, *[-1] * (bucket - len(live)))
+            steps = torch.where(slots < 0, 0, 1).int()
+        reasons = draw.choices((-1, 0, 1, 2, 4), (4, 1, 1, 1, 1), k=bucket)
+        taken[live] = steps[: len(live)]
+        gk.compact(slots, ints(*reasons), steps, ring, counters, record, took=focus)
+        left = [row for row in zip(live, steps.tolist(), reasons, strict=False) if row[2] >= 0]
+        queue.extend(slot for slot, reason in zip(live, reasons, strict=False) if reason < 0)
+        idle.extend(slot for slot, _, _ in left)
+        assert record[:2].tolist() == [len(left), len(queue)]
+        assert record[2 : 2 + 3 * len(left)].tolist() == [value for row in left for value in row]
+        rows -= len(live)
+
+
+@pytest.mark.parametrize(("classes", "steps"), [(1, 1), (10, 5), (1000, 3)])
+def test_deliver(classes: int, steps: int) -> None:
+    """Two owners far apart, a slot that nobody owns, rows that stay, and one that has no answer."""
+    slots, at = ints(6, -1, 0, 3, 5, 2, 4), ints(steps, 1, 1, steps, 0, 1, 1)
+    reason, arena = ints(gk.EXITED, 0, gk.STAYS, gk.DEADLINE, gk.CANCELLED, gk.LAST_STEP, 0), None
+    arena, owned = arena_of(7, classes, steps), {6: (0, 2), 0: (0, 0), 3: (1, 1), 5: (1, 2), 2: (0, 1)}
+    expected = [part.tolist() for _ in range(2) for part in blank_answers(3, classes, steps)]
+    for slot, step in ((6, steps), (3, steps), (5, 0), (2, 1)):
+        owner, row = owned[slot]
+        for field, value in enumerate(answer_rule(step, *(part[slot].tolist() for part in arena))):
+            expected[5 * owner + field][row] = value
+    for op in (gk.deliver, gk.deliver_reference):
+        owners = [blank_answers(3, classes, steps) for _ in range(2)]
+        places = torch.zeros(7, 5, dtype=torch.int64)
+        for slot, (owner, row) in owned.items():
+            places[slot] = addresses(owners[owner], row)
+        op(slots, reason, at, *arena, places)
+        for part, values in zip((*owners[0], *owners[1]), expected, strict=True):
+            wanted = torch.tensor(values, dtype=part.dtype).view_as(part)
+            torch.testing.assert_close(part, wanted, rtol=0, atol=0, equal_nan=True)
+
+
+def test_addresses_between_values_are_refused_before_anything_is_written() -> None:
+    owner, arena = blank_answers(2, 3, 2), arena_of(2, 3, 2)
+    places = torch.stack([addresses(owner, 0), addresses(owner, 1)])
+    for field, offset in ((0, 4), (1, 2), (2, 4), (3, 1), (4, 4)):
+        wrong = places.clone()
+        wrong[1, field] += offset
+        with pytest.raises(ValueError, match="places: expected multiples of"):
+            gk.deliver(ints(0, 1), ints(0, 0), ints(1, 1), *arena, wrong)
+    assert all(part.eq(-77).all() for part in owner)
 
 
 def test_gru_step_is_torch_gru() -> None:
@@ -197,27 +297,13 @@ def test_rows_equal_their_references(dtype: torch.dtype) -> None:
 
 
 def test_a_confidence_equal_to_its_threshold_leaves() -> None:
-    logits, step = torch.randn(40, 10) * 3, torch.ones(40, dtype=torch.int32)
-    for row, confidence in enumerate(logits.softmax(1).amax(1)):
-        for bar, leaves in ((confidence, True), (confidence.nextafter(torch.tensor(2.0)), False)):
-            thresholds = torch.stack([bar, torch.tensor(-1e8)])
-            assert gk.exits(logits, step, thresholds)[2][row] == leaves
-
-
-def test_rows_past_valid_may_hold_anything() -> None:
-    logits, valid = torch.randn(4, 6), torch.tensor([2], dtype=torch.int32)
-    logits[3] = float("nan")
-    slots = torch.tensor([5, 0, 9999, -77], dtype=torch.int32)
-    step = torch.tensor([3, 1, 1, 1, 1, 2], dtype=torch.int32)
-    for op in (gk.exits, gk.exits_reference):
-        confidence, label, exited = op(logits, step, THRESHOLDS, slots=slots, valid=valid, by_slot=True)
-        assert confidence[2:].tolist() == [0, 0]
-        assert label[2:].tolist() == [-1, -1]
-        assert not exited[2:].any()
-    garbage = torch.tensor([1, 1, -(2**31), 2**31 - 1], dtype=torch.int32)
-    assert not gk.exits(logits, garbage, THRESHOLDS, valid=valid)[2][2:].any()
-    survivors, count = gk.compact(slots, torch.zeros(4, dtype=torch.bool), valid=valid)
-    assert (survivors.tolist(), count.tolist()) == ([5, 0, -1, -1], [2])
+    logits, steps, slots = torch.randn(40, 10) * 3, torch.ones(40).int(), torch.arange(40).int()
+    _, limits, deadlines, now = terms(40)
+    shares = logits.softmax(1).amax(1)
+    for bars, reason in ((shares, gk.EXITED), (shares.nextafter(torch.tensor(2.0)), gk.STAYS)):
+        thresholds = torch.stack([bars, bars, bars], 1)
+        found = gk.exits(logits, slots, steps, thresholds, limits, deadlines, now)[2]
+        assert (found == reason).all()
 
 
 @pytest.mark.parametrize("rows", [0, 3])
@@ -228,12 +314,18 @@ def test_nothing_but_padding(rows: int) -> None:
         assert out.equal(torch.zeros(rows, 6))
     gk.scatter(arena, slots, torch.randn(rows, 6))
     assert arena.equal(before)
-    confidence, label, exited = gk.exits(torch.randn(rows, 5), slots, THRESHOLDS, slots=slots)
+    confidence, label, reason, at = gk.exits(torch.randn(rows, 5), slots, slots, *terms(4))
     assert confidence.equal(torch.zeros(rows))
     assert (label == -1).all()
-    survivors, count = gk.compact(slots, exited)
-    assert survivors.equal(slots)
-    assert count.tolist() == [0]
+    assert (reason == gk.STAYS).all()
+    assert (at == 0).all()
+    ring, counters, record = ints(1, 2), torch.tensor([3, 4]), ints(*[9] * (2 + 3 * rows))
+    gk.compact(slots, reason, at, ring, counters, record, took=True)
+    assert (ring.tolist(), counters.tolist(), record.tolist()) == ([1, 2], [3, 4], [0, 1] + [9] * 3 * rows)
+    taken, steps = gk.take(ring, counters, ints(0), ints(0, 0, 0), rows)
+    assert taken.equal(slots)
+    assert (steps == 0).all()
+    gk.deliver(slots, at, at, *arena_of(4, 5, 3), torch.full((4, 5), 1))
 
 
 def test_a_table_of_mirrored_images() -> None:
@@ -283,7 +375,7 @@ def test_results_carry_no_gradient() -> None:
     weight, slots = torch.nn.Parameter(torch.randn(3, 4)), torch.tensor([2, 0], dtype=torch.int32)
     arena = torch.zeros(3, 4)
     gk.scatter(arena, slots, gk.gather(weight, slots) + weight[:2])
-    results = (arena, gk.gather(weight, slots), *gk.exits(weight, torch.ones(3).int(), THRESHOLDS))
+    results = (arena, gk.gather(weight, slots), *gk.exits(weight, ints(0, 1, 2), ints(1, 1, 1), *terms(3)))
     assert not any(result.requires_grad for result in results)
 
 
@@ -301,7 +393,7 @@ def test_a_mode_sees_every_op() -> None:
     with Witness() as witness:
         actual = pipeline(*inputs())
     assert_same(actual, pipeline(*inputs()))
-    assert len({name for name in witness.seen if name.startswith("gfnet_kernels.")}) == 7
+    assert len({name for name in witness.seen if name.startswith("gfnet_kernels.")}) == 9
 
 
 def pipeline(
@@ -312,10 +404,25 @@ def pipeline(
     seen = seen + gk.crop(images, slots, origins, 8, MEAN, STD, torch.float32).mean((2, 3))
     gates = seen @ weight
     rows = gk.gru_step(gates, gates, state, slots) + gk.gather(state, slots)
-    confidence, label, exited = gk.exits(rows, torch.ones_like(slots), THRESHOLDS, slots=slots)
-    survivors, count = gk.compact(slots, exited)
+    limits, hours = slots.new_full((3,), 3), rows.new_full((4,), 9.0, dtype=torch.float64)
+    bars, ring, record = THRESHOLDS.expand(3, 3), slots.clamp(min=0), slots.new_zeros(11)
+    decided = gk.exits(rows, slots, torch.ones_like(slots), bars, limits, hours[:3], hours[3:] - 1)
     gk.scatter(state, slots, rows)
-    return confidence, label, survivors, count, state
+    counters = COUNTERS.clone()
+    waiting = gk.take(ring, counters, slots[2:] + 2, ring, 2)
+    gk.compact(slots, *decided[2:], ring, counters, record, took=False)
+    nobody = slots.new_zeros(3, 5, dtype=torch.int64)
+    logits, origins = rows[:, None].expand(3, 2, 4).contiguous(), slots.new_zeros(3, 2, 2)
+    gk.deliver(
+        slots,
+        *decided[2:],
+        origins[:, :, :1].contiguous(),
+        logits[..., :1].contiguous(),
+        logits,
+        origins,
+        nobody,
+    )
+    return *decided, state, *waiting, ring, counters, record
 
 
 def inputs() -> tuple[Tensor, ...]:
@@ -349,7 +456,7 @@ def test_exports() -> None:
 
     program = torch.export.export(Pipeline(), inputs())
     names = {str(node.target) for node in program.graph.nodes if "gfnet_kernels" in str(node.target)}
-    assert len(names) == 7
+    assert len(names) == 9
     assert_same(program.module()(*inputs()), pipeline(*inputs()))
 
 
@@ -358,25 +465,36 @@ def opcheck_cases() -> dict[str, tuple[Any, ...]]:
     planar, out = images.permute(0, 3, 1, 2), torch.empty(3, 3, 8, 8, memory_format=torch.channels_last)
     table = gk.ImageTable.of(list(images))
     gates, rows = torch.randn(3, 12), torch.randn(3, 4)
-    results = torch.empty(3), torch.empty(3).int(), torch.empty(3).bool()
+    owner, delivered = blank_answers(3, 4, 3), arena_of(3, 4, 3)
+    places = torch.stack([addresses(owner, row) for row in range(3)])
+    opcheck_cases.owner = owner  # kept as long as somebody may write to it
+    ring, counters, record = ints(0, 1, 2, 3), torch.tensor([2, 4]), torch.zeros(11).int()
     ops = torch.ops.gfnet_kernels
     return {
         "glance": (ops.glance, planar, slots, out, "bicubic", MEAN, STD, None),
         "glance-table": (ops.glance, table.entries, slots, out, "bilinear", MEAN, STD, torch.uint8),
-        "crop": (ops.crop, planar, slots, origins, out, MEAN, STD, None, False),
-        "exits": (ops.exits, rows, slots.abs(), THRESHOLDS, slots, None, False, *results),
-        "compact": (ops.compact, slots, results[2], None, slots.clone(), slots[:1].clone()),
+        "crop": (ops.crop, planar, slots, origins, out, MEAN, STD, None),
+        "exits": (
+            ops.exits,
+            rows,
+            slots,
+            ints(1, 0, 3),
+            *terms(3),
+            torch.empty(3),
+            *ints((1,) * 3, (2,) * 3, (3,) * 3),
+        ),
+        "compact": (ops.compact, slots, ints(-1, 0, 1), ints(1, 2, 3), ring, counters, record, False),
+        "take": (ops.take, ring, counters, ints(2), ints(0, 0, 0, 1), True, slots.clone(), slots.clone()),
+        "deliver": (ops.deliver, slots, ints(0, 0, 1), ints(1, 1, 3), *delivered, places),
         "gru_step": (ops.gru_step, gates, gates, state, slots, rows),
         "gather": (ops.gather, [state, state[:, 1:]], slots, [rows, rows[:, 1:].clone()]),
-        "scatter": (ops.scatter, [rows, rows.clone()], slots, None, False, [state, state.clone()]),
+        "scatter": (ops.scatter, [rows, rows.clone()], slots, None, [state, state.clone()]),
     }
 
 
 @pytest.mark.parametrize("case", opcheck_cases())
 def test_opcheck(case: str) -> None:
     op, *arguments = opcheck_cases()[case]
-    if case == "exits":
-        arguments[1] = torch.ones(3, dtype=torch.int32)
     torch.library.opcheck(op.default, tuple(arguments))
 
 
@@ -495,13 +613,16 @@ def test_tensors_that_hold_their_values_elsewhere_are_refused(kind: str) -> None
     odd = odd_tensors()[kind]
     images, slots, origins, _, state = inputs()
     gates, rows, out = torch.randn(3, 12), torch.randn(3, 4), torch.empty(3, 4)
-    results = torch.empty(3), torch.empty(3).int(), torch.empty(3).bool()
-    steps = torch.ones(3, dtype=torch.int32)
+    steps, shares, counters = torch.ones(3).int(), torch.empty(3), torch.tensor([0, 1])
+    decided = [rows, slots, steps, *terms(3), shares, *(slots.clone() for _ in range(3))]
+    left = [slots, slots, slots, steps, counters, torch.zeros(11).int()]
     calls: dict[str, tuple[Callable[..., object], list[Tensor]]] = {
         "glance": (lambda i, s: gk.glance(i, s, 8, "bicubic", MEAN, STD, torch.float32), [images, slots]),
         "crop": (lambda i, s, o: gk.crop(i, s, o, 8, MEAN, STD, torch.float32), [images, slots, origins]),
-        "exits": (lambda *a: gk.exits(*a[:3], out=a[3:]), [rows, steps, THRESHOLDS, *results]),
-        "compact": (lambda s, e: gk.compact(s, e), [slots, results[2]]),
+        "exits": (lambda *a: gk.exits(*a[:7], out=a[7:]), decided),
+        "take": (lambda *a: gk.take(*a[:4], 3, out=a[4:]), [steps, counters, steps[:1], steps, slots, slots]),
+        "compact": (lambda *a: gk.compact(*a, took=False), left),
+        "deliver": (gk.deliver, [slots, slots, slots, *arena_of(3, 4, 3), torch.zeros(3, 5).long()]),
         "gru": (lambda g, b, s, at, to: gk.gru_step(g, b, s, at, out=to), [gates, gates, state, slots, out]),
         "gather": (lambda a, s, to: gk.gather(a, s, out=to), [state, slots, out]),
         "gather_all": (lambda a, s: gk.gather_all([state, a], s), [state, slots]),
@@ -524,36 +645,77 @@ def test_tensors_that_hold_their_values_elsewhere_are_refused(kind: str) -> None
 ONE = torch.ones(2, dtype=torch.int32)
 ROW = torch.zeros(1, 4)
 POINT = torch.tensor(1, dtype=torch.int32)
+
+
+def decided(logits: Tensor = torch.zeros(2, 3), **change: Tensor) -> object:  # noqa: B008
+    names = ("thresholds", "limits", "deadlines", "now")
+    base = {"slots": ONE - 1, "steps": ONE} | dict(zip(names, terms(2), strict=True))
+    return gk.exits(logits, **(base | change))
+
+
+def took(**change: Any) -> object:
+    base = {
+        "queue": ONE,
+        "counters": torch.tensor([0, 2]),
+        "count": ONE[:1],
+        "taken": ints(0, 0, 0),
+        "rows": 2,
+    }
+    return gk.take(**(base | change))
+
+
+def left(**change: Any) -> object:
+    base = {"slots": ONE, "reason": ONE, "at": ONE, "queue": ONE.clone(), "counters": torch.tensor([0, 1])}
+    return gk.compact(**(base | {"record": torch.zeros(8).int(), "took": False} | change))
+
+
+def delivered(**change: Tensor) -> object:
+    names = ("label", "confidence", "logits", "origins")
+    base = {"slots": ints(0, 1), "reason": ONE, "at": ONE} | dict(zip(names, arena_of(2, 4, 3), strict=True))
+    return gk.deliver(**(base | {"places": torch.zeros(2, 5).long()} | change))
+
+
 BAD_CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "filter": (
         lambda: gk.glance(**small(filter="nearest")),
         "filter: expected bilinear or bicubic, got nearest",
     ),
-    "step zero": (
-        lambda: gk.exits(torch.zeros(2, 3), ONE - 1, THRESHOLDS),
-        r"step: expected 1\.\.3, got 0\.\.0",
+    "step zero": (lambda: decided(steps=ONE - 1), r"steps: expected 1\.\.3, got 0\.\.0"),
+    "step four": (lambda: decided(steps=ONE + 3), r"steps: expected 1\.\.3, got 4\.\.4"),
+    "steps": (lambda: decided(steps=ONE[:1]), r"steps\.shape: expected \(2\), got \(1,\)"),
+    "slots": (lambda: decided(slots=ONE + 1), r"slots: expected -1\.\.1, got 2\.\.2"),
+    "limits": (lambda: decided(limits=-ONE), r"limits: expected 0\.\.2147483647, got -1\.\.-1"),
+    "limits' number": (lambda: decided(limits=ONE[:1]), r"limits\.shape: expected \(2\)"),
+    "deadlines": (lambda: decided(deadlines=torch.zeros(2)), r"deadlines\.dtype: expected torch\.float64"),
+    "now": (lambda: decided(now=torch.zeros(2).double()), r"now\.shape: expected \(1\), got \(2,\)"),
+    "no thresholds": (lambda: decided(thresholds=torch.zeros(2, 0)), "thresholds: expected one per step"),
+    "logits": (lambda: decided(torch.zeros(2, 3).int()), r"logits\.dtype: .* got torch\.int32"),
+    "classes": (lambda: decided(torch.zeros(2, 32769)), r"classes: expected 1\.\.32768"),
+    "head and tail": (lambda: took(counters=torch.tensor([4, 3])), r"counters: expected 0 <= head <= tail"),
+    "more than all": (lambda: took(counters=torch.tensor([0, 3])), r"counters: expected .* got \[0, 3\]"),
+    "a slot that waits": (lambda: took(queue=ONE + 4), r"queue: expected 0\.\.2, got 5\.\.5"),
+    "count": (lambda: took(count=-ONE[:1]), r"count: expected 0\.\.2147483647, got -1\.\.-1"),
+    "rows taken": (lambda: took(rows=65537), r"rows: expected 0\.\.65536, got 65537"),
+    "queue": (lambda: took(queue=ONE[:0]), "queue: expected at least one place, got 0"),
+    "places in steps": (lambda: took(queue=ONE.repeat(2)[::2]), "queue: expected a contiguous tensor"),
+    "by step": (
+        lambda: gk.take(*(t.to("meta") for t in (ONE, ONE.long(), ONE[:1], ONE)), 2, by_step=True),
+        "by_step: expected a CPU, got meta",
     ),
-    "step four": (
-        lambda: gk.exits(torch.zeros(2, 3), ONE + 3, THRESHOLDS),
-        r"step: expected 1\.\.3, got 4\.\.4",
+    "reason": (lambda: left(reason=ONE.bool()), r"reason\.dtype: expected torch\.int32, got torch\.bool"),
+    "rows": (lambda: left(slots=torch.zeros(65537).int()), "slots: expected at most 65536 rows"),
+    "record": (lambda: left(record=ONE.repeat(2)), "record: expected at least 8 numbers, got 4"),
+    "room": (lambda: left(reason=-ONE), "queue: expected room for 2 more, got 2 places"),
+    "not so many": (lambda: left(took=True), "counters: expected 2 rows taken from the head"),
+    "overlap": (lambda: left(queue=(shared := ONE.repeat(4)), record=shared), "a buffer apart from"),
+    "at": (lambda: delivered(at=ONE + 3), r"at: expected 0\.\.3, got 4\.\.4"),
+    "places": (lambda: delivered(places=torch.zeros(2, 4).long()), r"places\.shape: expected \(any, 5\)"),
+    "half an owner": (lambda: delivered(places=torch.eye(2, 5).long() * 8), "places: expected all addresses"),
+    "label": (lambda: delivered(label=torch.zeros(2, 3, 1).int()), r"label\.shape: expected \(2, 2, 1\)"),
+    "arena in steps": (
+        lambda: delivered(logits=torch.zeros(2, 2, 8)[..., ::2]),
+        "logits: expected a contiguous tensor",
     ),
-    "steps": (
-        lambda: gk.exits(torch.zeros(3, 3), ONE, THRESHOLDS),
-        r"step\.shape: expected \(3\), got \(2,\)",
-    ),
-    "logits": (
-        lambda: gk.exits(torch.zeros(2, 3).int(), ONE, THRESHOLDS),
-        r"logits\.dtype: .* got torch\.int32",
-    ),
-    "classes": (lambda: gk.exits(torch.zeros(2, 32769), ONE, THRESHOLDS), r"classes: expected 1\.\.32768"),
-    "no slots": (
-        lambda: gk.exits(torch.zeros(2, 3), ONE, THRESHOLDS, by_slot=True),
-        "by_slot: expected slots",
-    ),
-    "valid": (lambda: gk.compact(ONE, ONE.bool(), valid=ONE[:1] + 2), r"valid: expected 0\.\.2, got 3\.\.3"),
-    "flags": (lambda: gk.compact(ONE, ONE), r"exited\.dtype: expected torch\.bool, got torch\.int32"),
-    "rows": (lambda: gk.compact(torch.zeros(65537).int(), torch.zeros(65537).bool()), "at most 65536 rows"),
-    "overlap": (lambda: gk.compact(ONE, ONE.bool(), out=(ONE, ONE[:1])), "a buffer apart from slots"),
     "overlap in part": (
         lambda: gk.gather((arena := torch.zeros(5, 4))[:4], ONE, out=arena[3:]),
         "outs: expected a buffer apart from arenas, got one that overlaps it",
@@ -595,8 +757,12 @@ BAD_CALLS: dict[str, tuple[Callable[[], object], str]] = {
         r"gates_in\.shape: expected \(2, 12\), got \(2, 9\)",
     ),
     "no row axis": (lambda: gk.gather(torch.zeros(4, 3), POINT), r"slots\.shape: expected \(any\), got \(\)"),
-    "no list": (lambda: gk.compact(POINT, POINT > 0), r"slots\.shape: expected \(any\), got \(\)"),
-    "no logits": (lambda: gk.exits(POINT.float(), ONE, THRESHOLDS), r"logits\.shape: expected \(any, any\)"),
+    "no list": (lambda: left(slots=POINT), r"slots\.shape: expected \(any\), got \(\)"),
+    "no logits": (lambda: decided(POINT.float()), r"logits\.shape: expected \(any, any\)"),
+    "no step": (
+        lambda: gk.scatter_all([torch.zeros(2, 2, 4)], ONE[:1], [ROW]),
+        r"arena\.shape: expected \(any, any\), got \(2, 2, 4\)",
+    ),
     "no gates": (
         lambda: gk.gru_step(torch.zeros(2, 12), torch.zeros(2, 12), torch.zeros(3, 4), POINT),
         r"slots\.shape: expected \(any\), got \(\)",
