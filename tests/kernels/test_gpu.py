@@ -8,6 +8,7 @@ import os
 import gfnet_kernels as gk
 import pytest
 import torch
+from cases import addresses, arena_of, blank_answers
 from guarded import assert_near
 from torch import Tensor
 
@@ -54,40 +55,80 @@ def test_crop_and_glance(source: str, pixels: torch.dtype, dtype: torch.dtype) -
         assert_near(actual, expected, **({"atol": 1e-3} if dtype == torch.float32 else {}))
 
 
+def terms(slots: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Thresholds, limits and deadlines of slots, some cancelled, late or at their limit; now."""
+    limits = torch.randint(0, 5, (slots,), dtype=torch.int32, device=DEVICE)
+    deadlines = torch.full((slots,), float("inf"), dtype=torch.float64, device=DEVICE)
+    deadlines[::7] = 7.0
+    bars = torch.tensor(THRESHOLDS, device=DEVICE).repeat(slots, 1)
+    return bars, limits, deadlines, torch.tensor([7.0], dtype=torch.float64, device=DEVICE)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=name)
 @pytest.mark.parametrize("shape", [(1, 7), (63, 1000), (1024, 1000), (5, 21841), (65536, 10)], ids=str)
-def test_exits_and_compact(shape: tuple[int, int], dtype: torch.dtype) -> None:
+def test_exits(shape: tuple[int, int], dtype: torch.dtype) -> None:
     rows, classes = shape
     logits = (torch.randn(rows, classes, device=DEVICE) * 4).to(dtype)
-    step = torch.randint(1, 4, (rows,), dtype=torch.int32, device=DEVICE)
+    steps = torch.randint(1, 4, (rows,), dtype=torch.int32, device=DEVICE)
     slots = torch.randperm(rows, device=DEVICE).int()
     slots[1::9] = -1
-    bars = torch.tensor(THRESHOLDS, device=DEVICE)
-    actual = gk.exits(logits, step, bars, slots=slots)
-    expected = gk.exits_reference(logits, step, bars, slots=slots)
+    inputs = logits, slots, steps, *terms(rows)
+    actual, host = gk.exits(*inputs), [part.cpu() for part in inputs]
+    expected = [part.to(DEVICE) for part in gk.exits(*host)]  # row by row the reference takes too long
     assert_near(actual[0], expected[0])
     assert actual[1].equal(expected[1])
-    sure = (expected[0] - bars[step.long() - 1]).abs() > 1e-5
-    assert actual[2][sure].equal(expected[2][sure])
-    for one, other in zip(gk.compact(slots, actual[2]), gk.compact_reference(slots, actual[2]), strict=True):
-        assert one.equal(other)
+    bars = inputs[3][slots.clamp(min=0).long(), steps.long() - 1]
+    sure = (expected[0] - bars).abs() > 1e-5
+    for one, other in zip(actual[2:], expected[2:], strict=True):
+        assert one[sure].equal(other[sure])
 
 
-def test_compact_keeps_every_random_mask() -> None:
-    """Thousands of draws: how many rows, who stays, who is padding, and a count of valid rows."""
-    draw = torch.Generator().manual_seed(3)
-    wrong = torch.zeros((), dtype=torch.int64, device=DEVICE)
-    for turn in range(3000):
-        most = (16, 300, 5000)[turn % 3]
-        rows = int(torch.randint(1, most, (), generator=draw))
-        slots = torch.randperm(rows, generator=draw).int().to(DEVICE)
-        slots.masked_fill_((torch.rand(rows, generator=draw) < 0.1).to(DEVICE), -1)
-        gone = (torch.rand(rows, generator=draw) < torch.rand((), generator=draw)).to(DEVICE)
-        valid = numbers(int(torch.randint(0, rows + 1, (), generator=draw))) if turn % 2 else None
-        found = gk.compact(slots, gone, valid=valid)
-        expected = gk.compact_reference(slots, gone, valid=valid)
-        wrong += sum((one != other).sum() for one, other in zip(found, expected, strict=True))
+def test_a_ring_keeps_its_order() -> None:
+    """Thousands of launches of any size, who stays at random, against the same on the host."""
+    draw, capacity = torch.Generator().manual_seed(3), 5000
+    ring, counters, record = (
+        torch.arange(capacity).int(),
+        torch.tensor([3, 3 + capacity]),
+        torch.zeros(15002).int(),
+    )
+    host = ring, counters, record
+    device = tuple(part.to(DEVICE) for part in host)
+    taken = torch.randint(0, 5, (capacity,), generator=draw).int()
+    taken_there, wrong = taken.to(DEVICE), torch.zeros((), dtype=torch.int64, device=DEVICE)
+    for turn in range(2000):
+        rows, count = (int(n) for n in torch.randint(1, (16, 300, 5000)[turn % 3], (2,), generator=draw))
+        expected = gk.take(*host[:2], torch.tensor([count]).int(), taken, rows)
+        found = gk.take(*device[:2], numbers(count), taken_there, rows)
+        reason = torch.randint(-1, 5, (rows,), generator=draw).int()
+        took = turn % 4 > 0
+        reason[:] = reason if took else reason.abs()  # rows that the ring has still may not join it again
+        gk.compact(expected[0], reason, expected[1], *host, took=took)
+        gk.compact(found[0], reason.to(DEVICE), found[1], *device, took=took)
+        for one, other in zip((*found, *device), (*expected, *host), strict=True):
+            wrong += (one != other.to(DEVICE)).sum()
+        if int(counters[1] - counters[0]) < 300:
+            counters[1] = counters[0] + capacity
+            device[1].copy_(counters)
     assert int(wrong) == 0
+
+
+@pytest.mark.parametrize(("classes", "steps"), [(1, 1), (10, 5), (1500, 3)])
+@pytest.mark.parametrize("pinned", [False, True], ids=["device", "host"])
+def test_deliver(pinned: bool, classes: int, steps: int) -> None:
+    """To memory of the device, and to memory of the host that the device writes itself."""
+    slots, at = numbers(6, -1, 0, 3, 5, 2, 4), numbers(steps, 1, 1, steps, 0, 1, 1)
+    reason, arena = numbers(0, 0, -1, 2, 4, 1, 0), arena_of(7, classes, steps)
+    owned, host = {6: 2, 0: 0, 3: 1, 5: 3, 2: 4}, [blank_answers(5, classes, steps) for _ in range(2)]
+    there = [part.pin_memory() if pinned and DEVICE == "cuda" else part.to(DEVICE) for part in host[0]]
+    places = torch.zeros(2, 7, 5, dtype=torch.int64)
+    for slot, row in owned.items():
+        places[0, slot], places[1, slot] = addresses(tuple(there), row), addresses(host[1], row)
+    gk.deliver(slots, reason, at, *(part.to(DEVICE) for part in arena), places[0].to(DEVICE))
+    gk.deliver_reference(slots.cpu(), reason.cpu(), at.cpu(), *arena, places[1])
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    for one, other in zip(there, host[1], strict=True):
+        torch.testing.assert_close(one.cpu(), other, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=name)
@@ -118,23 +159,34 @@ def test_state_and_rows(dtype: torch.dtype) -> None:
 def test_one_graph_replays_all_ops_without_a_wait() -> None:
     images, slots, origins = photos(3, 224, 224, 3), numbers(2, -1, 0), numbers((9, 9), (0, 0), (1, 2))
     state, weight = torch.randn(3, 8, device=DEVICE), torch.randn(3, 24, device=DEVICE)
-    bars, step = torch.tensor(THRESHOLDS, device=DEVICE), numbers(1, 2, 3)
+    inputs, count, taken = terms(3), numbers(2), numbers(0, 1, 2)
+    ring, counters, record = numbers(2, 0, 1), torch.tensor([4, 6], device=DEVICE), numbers(*[0] * 11)
+    arena, owner = [part.to(DEVICE) for part in arena_of(3, 8, 3)], blank_answers(3, 8, 3)
+    owner = tuple(part.to(DEVICE) for part in owner)
+    places = torch.stack([addresses(owner, row) for row in range(3)]).to(DEVICE)
 
-    def run() -> tuple[Tensor, Tensor]:
+    def run() -> tuple[Tensor, ...]:
         seen = gk.glance(images, slots, 96, "bicubic", MEAN, STD, torch.float32).mean((2, 3))
         seen = seen + gk.crop(images, slots, origins, 96, MEAN, STD, torch.float32).mean((2, 3))
         rows = gk.gru_step(seen @ weight, seen @ weight, state, slots)
-        return gk.compact(slots, gk.exits(rows, step, bars, slots=slots)[2])
+        due, steps = gk.take(ring, counters, count, taken, 3)
+        decided = gk.exits(rows, due, steps, *inputs)
+        gk.compact(due, *decided[2:], ring, counters, record, took=True)
+        gk.deliver(due, *decided[2:], *arena, places)
+        return (*decided, due, steps)
 
-    start = state.clone()
-    expected = [result.clone() for result in run()]
+    written = state, ring, counters, record, *owner
+    start = [part.clone() for part in written]
+    expected = [*run(), *(part.clone() for part in written)]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = run()
-    state.copy_(start)
+    for part, before in zip(written, start, strict=True):
+        part.copy_(before)
     torch.cuda.set_sync_debug_mode("error")
     try:
         graph.replay()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert all(one.equal(other) for one, other in zip(captured, expected, strict=True))
+    for one, other in zip((*captured, *written), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
