@@ -21,6 +21,7 @@ from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.loop import Loop
 from gfnet_fast.sources import read_image
 from tests.conftest import expected_exits, random_images, tiny_model
+from tests.engine.engine_helpers import Wrapped, rows_of
 
 THRESHOLDS = (0.55, 0.75, 0.75, -1e8)
 
@@ -149,19 +150,19 @@ def test_a_deadline_that_has_passed_leaves_the_newest_prediction_or_an_error(mod
     assert {result.exit_step for result in early.stream(frames)} == {3}
 
 
-def test_an_image_that_cannot_be_computed_is_an_error_in_its_place(model, frames, exact, monkeypatch):
+def test_an_image_that_cannot_be_computed_is_an_error_in_its_place(model, frames, exact):
     predictor = predictor_of(model)
     predictor.predict_batch(batch_of(model, frames[:1]))
     (engine,) = predictor._engines
-    run, poisoned = engine.stages.run, {}
+    poisoned = {}
 
-    def failing(stage, slots, steps):
-        for slot in slots.tolist():
-            if slot >= 0 and engine._tickets[slot] == poisoned["ticket"]:
+    class Poisoned(Wrapped):
+        def start(self, stage, bucket, block):
+            if poisoned["ticket"] in engine._tickets[rows_of(engine, stage, bucket, block)]:
                 raise MemoryError("no room")
-        return run(stage, slots, steps)
+            self.inner.start(stage, bucket, block)
 
-    monkeypatch.setattr(engine.stages, "run", failing)
+    Poisoned(engine)
     poisoned["ticket"] = engine._next + 7
     results = list(predictor.stream(frames, on_error="return"))
     assert [k for k, result in enumerate(results) if result.error] == [7]
@@ -380,7 +381,7 @@ def test_an_engine_with_an_open_stream_refuses_other_work(model, frames):
     stream = engine.stream(iter(images))
     next(stream)
     for _ in stream:
-        if not engine._done and engine.scheduler.occupancy().free == engine.capacity:
+        if not engine._left and engine.scheduler.occupancy().free == engine.capacity:
             break
     row = engine.thresholds
     with pytest.raises(gf.InputError, match="expected no open stream"):
