@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import gfnet_kernels as gk
 import torch
@@ -134,76 +135,189 @@ def crop_case(n: int, side: int, size: int, dtype: torch.dtype, device: str, com
     return Case("crop", f"{n} x {size} of {side}", dtype, moved, ours, peers, gate)
 
 
-def exits_case(
-    n: int, classes: int, dtype: torch.dtype, device: str, compiled: bool, compacted: bool
-) -> Case:
-    logits = (torch.randn(n, classes, device=device) * 4).to(dtype)
-    step = torch.randint(1, 6, (n,), dtype=torch.int32, device=device)
-    thresholds = torch.tensor([0.9, 0.8, 0.7, 0.6, -1e8], device=device)
-    slots = torch.arange(n, dtype=torch.int32, device=device)
+def exits_case(n: int, classes: int, dtype: torch.dtype, device: str, compiled: bool) -> Case:
+    logits, capacity = (torch.randn(n, classes, device=device) * 4).to(dtype), 2 * n
+    slots = torch.randperm(capacity, device=device)[:n].int()
+    steps = torch.randint(1, 6, (n,), dtype=torch.int32, device=device)
+    thresholds = torch.tensor([0.9, 0.8, 0.7, 0.6, -1e8], device=device).repeat(capacity, 1)
+    limits = torch.randint(0, 6, (capacity,), dtype=torch.int32, device=device)
+    deadlines = torch.rand(capacity, dtype=torch.float64, device=device)
+    now = torch.tensor([0.1], dtype=torch.float64, device=device)
 
-    def bare_exits() -> tuple[Tensor, ...]:
+    def ruled(slot: Tensor, step: Tensor) -> tuple[Tensor, ...]:
         confidence, label = logits.softmax(1, dtype=torch.float32).max(1)
-        return confidence, label.int(), confidence >= thresholds[step - 1]
+        limit, late = limits[slot], deadlines[slot] <= now
+        beyond, last = step > limit, step >= limit.clamp(max=5)
+        leaves = confidence >= thresholds[slot, step - 1]
+        reason = torch.where(leaves, gk.EXITED, torch.where(last, gk.LAST_STEP, gk.STAYS))
+        reason = torch.where(late, gk.DEADLINE, reason)
+        reason = torch.where(beyond, torch.where(limit == 0, gk.CANCELLED, gk.LAST_STEP), reason)
+        return confidence, label.int(), reason.int(), step - (late | beyond).int()
 
     def eager() -> tuple[Tensor, ...]:
-        confidence, label, leaves = bare_exits()
         padded = slots < 0
-        results = confidence.masked_fill(padded, 0), label.masked_fill(padded, -1), leaves & ~padded
-        return (*results, *padded_list(slots, results[2])) if compacted else results
+        results = ruled(slots.clamp(min=0), steps.clamp(min=1))
+        fill = (0, -1, gk.STAYS, 0)
+        return tuple(part.masked_fill(padded, value) for part, value in zip(results, fill, strict=True))
 
     def unpadded() -> tuple[Tensor, ...]:
-        results = bare_exits()
-        return (*results, slots[~results[2]]) if compacted else results
-
-    def static() -> tuple[Tensor, ...]:
-        results = bare_exits()
-        return (*results, slots[torch.nonzero_static(~results[2], size=n, fill_value=0)[:, 0]])
+        return ruled(slots, steps)
 
     def ours() -> tuple[Tensor, ...]:
-        results = gk.exits(logits, step, thresholds, slots=slots)
-        return (*results, *gk.compact(slots, results[2])) if compacted else results
+        return gk.exits(logits, slots, steps, thresholds, limits, deadlines, now)
 
     peers: dict[str, Call] = {"eager": eager, "unpadded": unpadded}
-    if compacted:
-        peers["nonzero_static"] = static
     if compiled:
-        peers["compile"] = torch.compile(static if compacted else unpadded, dynamic=False)
+        peers["compile"] = torch.compile(eager, dynamic=False)
 
     def gate() -> None:
-        actual, expected = ours(), eager()
-        for one, other in zip(actual[:3], expected[:3], strict=True):
-            close(one, other, torch.float32)
-        if compacted:
-            assert actual[3].equal(expected[3])
+        expected = gk.exits_reference(logits, slots, steps, thresholds, limits, deadlines, now)
+        for contender in (ours, *peers.values()):
+            actual = cast(tuple[Tensor, ...], contender())
+            close(actual[0], expected[0], torch.float32)
+            sure = (expected[0] - thresholds[slots, steps - 1]).abs() > 1e-3
+            for one, other in zip(actual[2:], expected[2:], strict=True):
+                assert one[sure].equal(other[sure])
 
-    moved = n * classes * dtype.itemsize + n * (8 + 9) + (n * 9 if compacted else 0)
-    op = "exits + compact" if compacted else "exits"
-    return Case(op, f"{n} x {classes}", dtype, moved, ours, peers, gate)
-
-
-def padded_list(slots: Tensor, exited: Tensor) -> tuple[Tensor, Tensor]:
-    """What `compact` returns, by boolean indexing."""
-    stays = slots[(slots >= 0) & ~exited]
-    count = torch.tensor([len(stays)], dtype=torch.int32, device=slots.device)
-    return F.pad(stays, (0, len(slots) - len(stays)), value=-1), count
+    moved = n * classes * dtype.itemsize + n * (8 + 16 + 16)
+    return Case("exits", f"{n} x {classes}", dtype, moved, ours, peers, gate)
 
 
-def compact_case(n: int, device: str) -> Case:
+def take_case(n: int, device: str, compiled: bool) -> Case:
+    places = 4 * n
+    ring = torch.randperm(places, device=device).int()
+    counters = torch.tensor([7 * places - n // 2, 7 * places + n], device=device)  # over the ring's end
+    count = torch.tensor([n - 1], dtype=torch.int32, device=device)
+    taken = torch.randint(0, 5, (places,), dtype=torch.int32, device=device)
+
+    def eager() -> tuple[Tensor, Tensor]:
+        row = torch.arange(n, device=device)
+        live = row < torch.minimum(count[0], counters[1] - counters[0])
+        slots = torch.where(live, ring[(counters[0] + row) % places], -1)
+        return slots, torch.where(live, taken[slots] + 1, 0)
+
+    def ours() -> tuple[Tensor, Tensor]:
+        return gk.take(ring, counters, count, taken, n)
+
+    peers: dict[str, Call] = {"eager": eager}
+    if compiled:
+        peers["compile"] = torch.compile(eager, dynamic=False)
+
+    def gate() -> None:
+        expected = gk.take_reference(ring, counters, count, taken, n)
+        for contender in (ours, *peers.values()):
+            for one, other in zip(cast(tuple[Tensor, ...], contender()), expected, strict=True):
+                assert one.equal(other)
+
+    return Case("take", str(n), torch.int32, n * 16, ours, peers, gate)
+
+
+def compact_case(n: int, device: str, compiled: bool) -> Case:
     slots = torch.randperm(n, device=device).int()
-    exited = torch.rand(n, device=device) < 0.4
-    peers: dict[str, Call] = {
-        "eager": lambda: padded_list(slots, exited),
-        "unpadded": lambda: slots[~exited],
-        "nonzero": lambda: slots[torch.nonzero(~exited)[:, 0]],
-        "nonzero_static": lambda: slots[torch.nonzero_static(~exited, size=n, fill_value=0)[:, 0]],
-    }
+    slots[::16] = -1
+    reason = torch.where(torch.rand(n, device=device) < 0.4, 0, -1).int()
+    at = torch.randint(1, 6, (n,), dtype=torch.int32, device=device)
+    # A place more than the ring has, and a row more than the record: where `static` puts what nobody wants.
+    memory, notes = torch.zeros(n + 1, device=device).int(), torch.zeros(n + 2, 3, device=device).int()
+    ring, record = memory[:n], notes.view(-1)[1 : 3 + 3 * n]
+    counters = torch.tensor([5 * n + 3, 6 * n + 3], device=device)
+
+    def eager() -> None:
+        leaves = (slots >= 0) & (reason >= 0)
+        kept, left = slots[(slots >= 0) & (reason < 0)], torch.stack([slots, at, reason], 1)[leaves]
+        ring[(counters[1] + torch.arange(len(kept), device=device)) % n] = kept
+        record[2 : 2 + left.numel()] = left.view(-1)
+        counters[0] += len(kept) + len(left)
+        counters[1] += len(kept)
+        record[0], record[1] = len(left), counters[1] - counters[0]
+
+    def static() -> None:
+        stays, leaves = (slots >= 0) & (reason < 0), (slots >= 0) & (reason >= 0)
+        rank, order = stays.cumsum(0), leaves.cumsum(0)
+        memory[torch.where(stays, (counters[1] + rank - 1) % n, n)] = slots
+        notes[torch.where(leaves, order, n + 1)] = torch.stack([slots, at, reason], 1)
+        counters.add_(torch.stack([rank[-1] + order[-1], rank[-1]]))
+        record[:2] = torch.stack([order[-1], counters[1] - counters[0]])
+
+    def ours() -> None:
+        gk.compact(slots, reason, at, ring, counters, record, took=True)
+
+    peers: dict[str, Call] = {"eager": eager, "static": static}
+    if compiled:
+        peers["compile"] = torch.compile(static, dynamic=False)
 
     def gate() -> None:
-        for one, other in zip(gk.compact(slots, exited), padded_list(slots, exited), strict=True):
-            assert one.equal(other)
+        written = ring, counters, record
+        before = [part.clone() for part in written]
+        gk.compact_reference(slots, reason, at, *written, took=True)
+        expected = [part.clone() for part in written]
+        for contender in (ours, *peers.values()):
+            for part, value in zip(written, before, strict=True):
+                part.copy_(value)
+            contender()
+            for part, value in zip(written, expected, strict=True):
+                assert part.equal(value)
 
-    return Case("compact", str(n), torch.int32, n * 9, lambda: gk.compact(slots, exited), peers, gate)
+    return Case("compact", str(n), torch.int32, n * 24, ours, peers, gate)
+
+
+def deliver_case(n: int, classes: int, device: str, compiled: bool) -> Case:
+    """All rows leave, to one owner of n answers."""
+    capacity, steps = 2 * n, 5
+    slots, homes = torch.randperm(capacity, device=device)[:n].int(), torch.randperm(n, device=device)
+    reason, at = torch.zeros_like(slots), torch.randint(1, steps + 1, (n,), dtype=torch.int32, device=device)
+    label = torch.randint(0, classes, (capacity, 2, 1), dtype=torch.int32, device=device)
+    confidence = torch.rand(capacity, 2, 1, device=device)
+    logits = torch.randn(capacity, 2, classes, device=device)
+    origins = torch.randint(0, 99, (capacity, steps, 2), dtype=torch.int32, device=device)
+    answers = torch.zeros(2, n, device=device).long(), torch.zeros(n, device=device)
+    values, points = (
+        torch.zeros(n, classes, device=device),
+        torch.zeros(n, steps - 1, 2, device=device).long(),
+    )
+    owner = answers[0][0], answers[1], answers[0][1], values, points
+    home = torch.zeros(capacity, dtype=torch.int64, device=device)
+    home[slots] = homes
+    places = torch.zeros(capacity, 5, dtype=torch.int64, device=device)
+    places[slots] = torch.stack(
+        [part.data_ptr() + homes * part.stride(0) * part.element_size() for part in owner], 1
+    )
+
+    def written(slot: Tensor, step: Tensor) -> None:
+        to, newest = home[slot], (step - 1) % 2
+        owner[0][to] = label[slot, newest, 0].long()
+        owner[1][to] = confidence[slot, newest, 0]
+        owner[2][to] = step.long()
+        values[to] = logits[slot, newest]
+        beyond = torch.arange(2, steps + 1, device=device) > step[:, None]
+        points[to] = torch.where(beyond[:, :, None], -1, origins[slot, 1:]).long()
+
+    def eager() -> None:
+        leaves = (slots >= 0) & (reason >= 0)
+        written(slots[leaves], at[leaves])
+
+    def unpadded() -> None:
+        written(slots, at)
+
+    def ours() -> None:
+        gk.deliver(slots, reason, at, label, confidence, logits, origins, places)
+
+    peers: dict[str, Call] = {"eager": eager, "unpadded": unpadded}
+    if compiled:
+        peers["compile"] = torch.compile(unpadded, dynamic=False)
+
+    def gate() -> None:
+        eager()
+        expected = [part.clone() for part in owner]
+        for contender in (ours, *peers.values()):
+            for part in owner:
+                part.zero_()
+            contender()
+            for part, value in zip(owner, expected, strict=True):
+                assert part.equal(value)
+
+    moved = n * (2 * 4 * classes + 8 + 8 * 5 + 4 + 8 + 24 * (steps - 1))
+    return Case("deliver", f"{n} x {classes}", torch.float32, moved, ours, peers, gate)
 
 
 def gru_case(n: int, width: int, dtype: torch.dtype, device: str, compiled: bool) -> Case:
@@ -335,13 +449,15 @@ def cases(device: str, quick: bool, compiled: bool) -> Iterator[Case]:
         if not quick:
             yield glance_case(counts[-1], 300, 144, "bicubic", dtype, device, False)
             yield crop_case(counts[-1], 300, 144, dtype, device, False)
-            yield exits_case(64, 1000, dtype, device, False, False)
+            yield exits_case(64, 1000, dtype, device, False)
             yield gru_case(64, 256, dtype, device, False)
-        yield exits_case(rows, 1000, dtype, device, compiled, False)
-        yield exits_case(rows, 1000, dtype, device, compiled, True)
+        yield exits_case(rows, 1000, dtype, device, compiled)
         yield gru_case(rows, 1024, dtype, device, compiled)
         yield from rows_case(rows, 1024, dtype, device)
         for n in (4,) if quick else (1, 8, 64):
             yield from several_case(n, dtype, device)
     for n in (64,) if quick else (64, 1024, 65536):
-        yield compact_case(n, device)
+        yield take_case(n, device, compiled)
+        yield compact_case(n, device, compiled)
+    for n, classes in ((64, 10),) if quick else ((64, 10), (64, 1000), (1024, 1000)):
+        yield deliver_case(n, classes, device, compiled)
