@@ -202,7 +202,8 @@ def deliver(
         ("label", label), ("confidence", confidence), ("logits", logits), ("origins", origins),
         ("places", places),
     ):  # fmt: skip
-        expect(arena.is_contiguous(), what, "a contiguous tensor", f"strides {arena.stride()}")
+        if not arena.is_contiguous():
+            expect(False, what, "a contiguous tensor", f"strides {arena.stride()}")
     _deliver(
         slots.contiguous(), reason.contiguous(), at.contiguous(), label, confidence, logits, origins, places
     )
