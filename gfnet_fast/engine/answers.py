@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +78,9 @@ class Answer(NamedTuple):
         return self.batch.output.origins[self.row]
 
 
+_ANSWER = partial(tuple.__new__, Answer)  # of all fields: what Answer() does, without a call in Python
+
+
 class Batch:
     """Images whose answers go to one Prediction: tickets from `first` on, before `end`.
 
@@ -92,17 +97,13 @@ class Batch:
         self.output, self.images = output, images
         self.left = self.end - first  #: how many have not been collected
 
-    def answers(
-        self, begin: int, end: int, reasons: list[Reason], errors: Mapping[int, str]
-    ) -> list[Answer]:
+    def answers(self, begin: int, end: int, reasons: list[Reason], errors: Mapping[int, str]) -> list[Answer]:
         """One value an image, of tickets `begin` to `end`, whose answers are there."""
-        rows = slice(begin - self.first, end - self.first)
-        numbers = (column[rows].tolist() for column in self.output[:3])
-        tickets = range(begin, end)
-        return [
-            Answer(ticket, label, confidence, step, reason, errors.get(ticket), self, ticket - self.first)
-            for ticket, label, confidence, step, reason in zip(tickets, *numbers, reasons, strict=True)
-        ]
+        rows, tickets = range(begin - self.first, end - self.first), range(begin, end)
+        numbers = (column[rows.start : rows.stop].tolist() for column in self.output[:3])
+        texts = map(errors.get, tickets) if errors else repeat(None, len(rows))
+        values = zip(tickets, *numbers, reasons, texts, repeat(self, len(rows)), rows, strict=True)
+        return list(map(_ANSWER, values))
 
     def copy(self) -> None:
         """Give page-locked memory back, once all answers are there."""

@@ -1,4 +1,4 @@
-"""What the images in flight have on the device, in tensors indexed by slot, and the queue of those that go on."""
+"""What the images in flight have on the device, by slot, and the queue of those that go on."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """What goes with a launch to the device and comes back: one block of memory, the same for all launches.
 
-    numbers    now float64 [1], count int32 [1]: when the launch was planned; rows that it takes from the queue
-    rows       slots int32 [B], steps int32 [B], of a launch whose rows the host has planned; -1 and 0: padding
-    admitted   int64 [B, W], a row for each image of a glance: where it lies, where its answer goes, its limits
-    record     int32 [2 + 3 B], the way back: how many have left, how many are ready, and of each that has left
-               slot, step and reason
+    numbers    now float64 [1], wanted int32 [1]: when it was planned; how many rows of the queue it takes
+    rows       slots int32 [B], steps int32 [B], where the host has planned them; -1 and 0: padding
+    admitted   int64 [B, W], for each image of a glance: where it lies, where its answer goes, its limits
+    record     int32 [2 + 3 B], the way back: how many have left, how many are ready, and of each that has
+               left slot, step and reason
 
 On a GPU a block lies in page-locked memory, which a captured launch copies from and to; on a CPU both sides
 are one.
@@ -31,7 +31,7 @@ class Admission(NamedTuple):
     """What a slot is told when its image is admitted, as columns of int64 ``[n, W]``, a tensor or an array.
 
     entry : int64 ``[n, 6]``, the image table's row
-    places : int64 ``[n, 5]``, addresses of its answer's class, confidence, step, logits and origins; 0: nowhere
+    places : int64 ``[n, 5]``, addresses of its answer's class, confidence, step, logits, origins; 0: nowhere
     deadline : float64 ``[n, 1]``, on the engine's clock; inf: none
     limit : int32 ``[n, 1]``, no step beyond it; 0: cancelled
     room : float32 ``[n, 2]``, height and width of the image less the patch
@@ -69,7 +69,7 @@ class Side(NamedTuple):
     """The parts of a block's memory, on the host or on the device."""
 
     now: Tensor
-    count: Tensor
+    wanted: Tensor
     slots: Tensor
     steps: Tensor
     admitted: Tensor
@@ -80,7 +80,7 @@ class Side(NamedTuple):
         begin = 2 * HEAD
         return cls(
             now=memory[:1].view(torch.float64),
-            count=numbers[2:3],
+            wanted=numbers[2:3],
             slots=numbers[begin : begin + rows],
             steps=numbers[begin + rows : begin + 2 * rows],
             admitted=memory[HEAD + rows :].view(rows, width),
@@ -110,14 +110,14 @@ class Block:
         self.device = Side.of(self._arrived, rows, width)
         self._apart = apart
         host = Side.of(self._sent, rows, width)
-        self._now, self._count, self._slots, self._steps, self._admitted = (part.numpy() for part in host)
+        self._now, self._wanted, self._slots, self._steps, self._admitted = (part.numpy() for part in host)
         self._left = self._back[LEFT:].view(rows, 3).numpy()
         self._numbers = self._back[:LEFT].numpy()
         self.end: Any = torch.cuda.Event() if apart else None
 
     def clear(self) -> None:
         """Padding only."""
-        self._count[0], self._slots[:], self._steps[:] = 0, -1, 0
+        self._wanted[0], self._slots[:], self._steps[:] = 0, -1, 0
 
     def fill(
         self,
@@ -134,11 +134,11 @@ class Block:
         `slots` and `steps` ``[bucket]``, or ``[0]`` where the rows come from the queue; `told` ``[C, W]`` has
         what the slots of a glance are told.
         """
-        self._now[0], self._count[0] = now, count
+        self._now[0], self._wanted[0] = now, count
         if len(slots):
             self._slots[:bucket], self._steps[:bucket] = slots, steps
         if stage is Stage.GLANCE:
-            np.take(told, slots[:count], axis=0, out=self._admitted[:count], mode="clip")
+            told.take(slots[:count], axis=0, out=self._admitted[:count], mode="clip")
 
     def down(self, stage: Stage, bucket: int) -> None:
         """Start the way to the device, of what a launch of this size reads."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any, Iterator
+from typing import Any
 
 import torch
 
@@ -35,9 +35,9 @@ def capture(
 ) -> tuple[torch.cuda.CUDAGraph, Any]:
     """A graph of `times` calls of `run`, on a GPU, and what the last of them returned.
 
-    `run` is called a few times before, and may neither wait nor move its inputs; whoever changes what it reads
-    afterwards waits for the device first. Of what is captured nothing has run. `pool` and `stream`: where
-    several graphs share their memory. Where it raises, the thread is on the stream that it was on.
+    `run` is called a few times before, and may neither wait nor move its inputs; the calls have ended when
+    this returns. Of what is captured nothing has run. `pool` and `stream`: where several graphs share their
+    memory. Where it raises, the thread is on the stream that it was on.
     """
     with CAPTURE, torch.cuda.device(device), _same_stream(device):
         aside, here = stream or torch.cuda.Stream(device), torch.cuda.current_stream(device)

@@ -76,7 +76,9 @@ class Engine(Loop):
             raise
         self._left.clear()
         if self._errors:
-            errors = {ticket - first: error for ticket, error in sorted(self._errors.items())}
+            errors: dict[int | str, str] = {
+                ticket - first: error for ticket, error in sorted(self._errors.items())
+            }
             self._errors.clear()
             raise PassError(errors, output)
         return output
@@ -114,7 +116,8 @@ class Engine(Loop):
                 if self.mode is Mode.DEADLINE:  # answers of those whose time is up come with no record
                     self._launches.finish()
                 line.note(self._left)
-                yield from line.answers(self._errors)
+                for answers in line.answers(self._errors):
+                    yield from answers
         finally:
             self._streaming = False
             self.reset()
@@ -146,8 +149,9 @@ class Line:
     """The images of a stream that have been asked for and not been given back, in their order."""
 
     def __init__(self, first: int, window: int, *, pinned: bool) -> None:
-        """`first`: the ticket of the next answer; `window`: how many tickets beyond it may be known; `pinned`:
-        whether answers come in page-locked memory, which is given back.
+        """`first`: the ticket of the next answer; `window`: how many tickets beyond it may be known.
+
+        `pinned`: whether answers come in page-locked memory, which is given back.
         """
         self.first, self._pinned = first, pinned
         self._batches: deque[Batch] = deque()
@@ -163,7 +167,7 @@ class Line:
             self._gone[places], self._reasons[places] = True, reasons
         left.clear()
 
-    def answers(self, errors: dict[int, str]) -> Iterator[Answer]:
+    def answers(self, errors: dict[int, str]) -> Iterator[list[Answer]]:
         """Those that have left and nobody before whom has not; errors by ticket are taken out."""
         while self._batches:
             batch = self._batches[0]
@@ -180,6 +184,6 @@ class Line:
                 self._batches.popleft()
                 if self._pinned:
                     batch.copy()
-            yield from batch.answers(begin, self.first, reasons, errors)
+            yield batch.answers(begin, self.first, reasons, errors)
             for ticket in range(begin, self.first) if errors else ():
                 errors.pop(ticket, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from gfnet_fast.errors import InputError
 Images = Tensor | Sequence[Tensor]
 IMAGE_DTYPES = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)
 FORM = attrgetter("dtype", "device", "shape", "layout")
+MOST_KNOWN = 4096
+_KNOWN: dict[Any, tuple[int, ...]] = {}  # rows of forms that are in order; the address is each image's own
 
 
 def entries_of(images: Images, least: int, device: torch.device) -> tuple[NDArray[np.int64], torch.dtype]:
@@ -65,18 +68,22 @@ def _of_list(
     signs, strides = map(Tensor.is_neg, images), map(Tensor.stride, images)
     forms = list(zip(map(type, images), map(FORM, images), signs, strides, strict=True))
     addresses = np.fromiter(map(Tensor.data_ptr, images), np.int64, len(images))
-    first: dict[object, int] = {}
-    for place, form in enumerate(forms) if len(set(forms)) > 1 else [(0, form) for form in forms[:1]]:
-        first.setdefault(form, place)
-    if len(images) and not addresses.all():  # no memory at all, whatever the form says
+    if not addresses.all():  # no memory at all, whatever the form says
         raise TypeError("images: expected tensors with memory")
-    checked = {form: _check(images[place], least, device) for form, place in first.items()}
-    entries = np.empty((len(images), ENTRY), np.int64)
-    entries[:] = [checked[form] for form in forms] if len(first) > 1 else list(checked.values())
-    entries[:, 0] = addresses
-    types = {form[1][0] for form in first}
+    rows: dict[Any, tuple[int, ...]] = {}
+    for form in set(forms):
+        if (row := _KNOWN.get((form, least, device))) is None:
+            row = _check(images[forms.index(form)], least, device)
+            if len(_KNOWN) == MOST_KNOWN:
+                _KNOWN.clear()
+            _KNOWN[form, least, device] = row
+        rows[form] = row
+    types = {form[1][0] for form in rows}
     if len(types) > 1:
         raise InputError(f"images: expected one dtype for all in flight, got {sorted(map(str, types))}")
+    entries = np.empty((len(images), ENTRY), np.int64)
+    entries[:] = [rows[form] for form in forms] if len(rows) > 1 else list(rows.values())
+    entries[:, 0] = addresses
     return entries, types.pop() if types else torch.uint8
 
 

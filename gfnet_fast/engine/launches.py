@@ -109,7 +109,7 @@ def measure(
 ) -> CostTable:
     """Seconds of each stage at each bucket, largest first, on blank images in an engine that holds none.
 
-    What the blocks' launches need is made on the way. `warm_up`: whether the first call at a bucket is special.
+    What the blocks' launches need is made on the way. `warm_up`: whether a bucket's first call is special.
     """
     arena, config = launches.stages.arena, launches.stages.config
     rows = min(arena.capacity, buckets[-1])

@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from gfnet_kernels import DEADLINE, scatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gfnet_fast._scheduler import CostTable, Mode, Plan, Reason, Scheduler, Stage, Verdict
+from gfnet_fast._scheduler import CostTable, Mode, Plan, Reason, Scheduler, Verdict
 from gfnet_fast.engine.answers import Answers, Batch, Full, places_of, room_for
 from gfnet_fast.engine.arena import Arena
 from gfnet_fast.engine.blocks import Admission, Block
@@ -33,9 +33,15 @@ REASONS = tuple(Reason)
 Array = NDArray[np.int64]
 
 
-@contextmanager
-def plain(device: torch.device) -> Iterator[None]:
+def plain(device: torch.device) -> AbstractContextManager[None]:
     """No gradients, and none of the caller's inference mode or autocast: they change what is computed."""
+    if torch.is_inference_mode_enabled() or torch.is_autocast_enabled(device.type):
+        return _apart(device)
+    return torch.no_grad()
+
+
+@contextmanager
+def _apart(device: torch.device) -> Iterator[None]:
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
 
@@ -115,8 +121,9 @@ class Loop:
         self._flights: deque[Flight] = deque()
         self._launched = 0
         self._told = np.zeros((self.capacity, Admission.width(steps)), np.int64)
-        self._tickets = np.full(self.capacity, -1, np.int64)
-        self._sources: list[Tensor | None] = [None] * self.capacity
+        self._tickets = np.full(self.capacity, -1, np.int64)  # of slots; a free one keeps its last
+        self._sources = np.full(self.capacity, None)  # of slots, where the images came one by one
+        self._singles = False
         self._next = 0
         self._max_steps = steps
         self.thresholds = model.default_thresholds()
@@ -130,8 +137,7 @@ class Loop:
         self._batches: list[Batch] = []
         self._left: list[tuple[Array, NDArray[np.int32]]] = []
         self._errors: dict[int, str] = {}
-        self._tickets[:] = -1
-        self._sources = [None] * self.capacity
+        self._sources[:], self._singles = None, False
         with self._computing():
             self.arena.clear()
         self.scheduler = Scheduler(
@@ -159,7 +165,8 @@ class Loop:
         if tuple(row.shape) != (self.config.steps,):
             raise InputError(f"thresholds: expected [{self.config.steps}], got {list(row.shape)}")
         self._thresholds = row.detach().to("cpu", torch.float32, copy=True)
-        Admission.of(self._told, self.config.steps).thresholds[:] = self._thresholds.numpy()
+        self._thresholds_here = self._thresholds.numpy()
+        Admission.of(self._told, self.config.steps).thresholds[:] = self._thresholds_here
         with self._computing():
             self.arena.thresholds.copy_(self._to_device(self._thresholds))
 
@@ -235,7 +242,7 @@ class Loop:
             left = block.left()
             self.scheduler.complete(plan.id, left, self._clock())
             if error is not None:
-                self._errors |= {ticket: error for ticket in self._tickets[left[:, 0]].tolist()}
+                self._errors |= dict.fromkeys(self._tickets[left[:, 0]].tolist(), error)
             wait = False
 
     def _let_go(self) -> None:
@@ -244,24 +251,20 @@ class Loop:
         if not len(left):
             return
         slots, reasons = left.slots, left.reasons
-        held: list[Any] = []
         if self.mode is Mode.DEADLINE and (late := reasons == DEADLINE).any():
             self._answer(slots[late], left.steps[late])
-            held = self._flights[-1].held if self._flights else held
+            if self._flights:
+                self._flights[-1].held.append(self._sources[slots])
         self._left.append((self._tickets[slots], reasons))
-        self._tickets[slots] = -1
-        sources = self._sources
-        for slot in slots.tolist():
-            if sources[slot] is not None:
-                held.append(sources[slot])
-                sources[slot] = None
+        if self._singles:
+            self._sources[slots] = None
 
     def _answer(self, slots: NDArray[np.int32], steps: NDArray[np.int32]) -> None:
         """Give the newest answers of slots whose time is up; a launch that one is in may have come first."""
         places = Admission.of(self._told[slots], self.config.steps).places.copy()
-        at, steps, wanted = (self._to_device(torch.from_numpy(n)) for n in (slots, steps, places))
-        scatter(self.arena.places, at, wanted)  # who has not been glanced at has not told the device
-        self.stages.deliver(at, torch.full_like(at, DEADLINE), steps)
+        rows, at, wanted = (self._to_device(torch.from_numpy(n)) for n in (slots, steps, places))
+        scatter(self.arena.places, rows, wanted)  # of one that has had no glance the device knows nothing
+        self.stages.deliver(rows, torch.full_like(rows, DEADLINE), at)
 
     def _to_device(self, numbers: Tensor) -> Tensor:
         """Copy a tensor of the host to the device; nothing waits.
@@ -319,11 +322,11 @@ class Loop:
                 f"submit: expected at most {free} images, got {len(images)}; wait, or take steps first"
             )
         with self._computing():
-            whole = images if isinstance(images, Tensor) else None
             output = room_for(len(images), self.config, self.arena.device)
+            whole, singles = (images, None) if isinstance(images, Tensor) else (None, images)
             batch = Batch(self._next, output, whole)
             self._batches.append(batch)
-            self._take_in(self._words(entries, output), None if whole is not None else images)
+            self._take_in(self._words(entries, output), singles)
         return range(batch.first, batch.end)
 
     def _entries(self, images: Images) -> Array:
@@ -345,17 +348,15 @@ class Loop:
         told.entry[:], told.places[:] = entries, places_of(output)
         told.deadline[:], told.limit[:] = math.inf, self._max_steps
         told.room[:] = entries[:, 1:3] - self.arena.patch
-        told.thresholds[:] = self._thresholds.numpy()
+        told.thresholds[:] = self._thresholds_here
         return words
 
     def _take_in(self, words: Array, images: Sequence[Tensor] | None) -> None:
-        """Admit all images, taking steps where there is no room; single `images` are kept until they leave."""
-        taken = 0
+        """Admit all, taking steps where there is no room; single `images` are kept until they leave."""
+        taken = self._admit(words, images)
         while taken < len(words):
-            if count := self._admit(words[taken:], None if images is None else images[taken:]):
-                taken += count
-            else:
-                self._make_room()
+            self._make_room()
+            taken += self._admit(words[taken:], None if images is None else images[taken:])
 
     def _admit(self, words: Array, images: Sequence[Tensor] | None) -> int:
         now, deadlines = self._clock(), None
@@ -369,8 +370,8 @@ class Loop:
             self._tickets[slots] = np.arange(self._next, self._next + count)
             self._next += count
             if images is not None:
-                for slot, image in zip(slots.tolist(), images, strict=False):
-                    self._sources[slot] = image
+                self._sources[slots] = np.fromiter(images[:count], object, count)
+                self._singles = True
         return count
 
     def _make_room(self) -> None:

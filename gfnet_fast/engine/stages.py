@@ -118,7 +118,7 @@ class Look(nn.Module):
     def __init__(self, model: GFNet, dtype: torch.dtype, layout: torch.memory_format) -> None:
         super().__init__()
         policy, (channels, rows, columns) = model.policy, model.map_shape
-        encoder = copy.deepcopy(policy.state_encoder)
+        encoder: Any = copy.deepcopy(policy.state_encoder)
         self.last = layout == torch.channels_last
         self.shape = (rows, columns, channels) if self.last else (channels, rows, columns)
         self.flattens_first = policy.flattens_first
@@ -207,7 +207,7 @@ class Stages:
         if stage is Stage.GLANCE or not self.queued:
             return block.device.slots[:bucket], block.device.steps[:bucket]
         arena, by_step = self.arena, self.by_step
-        return gk.take(arena.queue, arena.counters, block.device.count, arena.taken, bucket, by_step=by_step)
+        return gk.take(arena.queue, arena.counters, block.device.wanted, arena.taken, bucket, by_step=by_step)
 
     def admit(self, block: Block, slots: Tensor) -> None:
         """Tell the slots of a glance all about their images."""

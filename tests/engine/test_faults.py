@@ -4,6 +4,7 @@ import gc
 import itertools
 import threading
 import weakref
+from contextlib import nullcontext
 from unittest import mock
 
 import pytest
@@ -34,9 +35,8 @@ class Failing(Wrapped):
     def start(self, stage, bucket, block):
         self.launches.append((stage, bucket))
         tickets = {int(self.engine._tickets[slot]) for slot in rows_of(self.engine, stage, bucket, block)}
-        if not self.when(stage, tickets, len(self.launches)):
-            return self.inner.start(stage, bucket, block)
-        with mock.patch.object(self.engine.stages, "keep", side_effect=MemoryError("no room for this launch")):
+        fails, error = self.when(stage, tickets, len(self.launches)), MemoryError("no room for this launch")
+        with mock.patch.object(self.engine.stages, "keep", side_effect=error) if fails else nullcontext():
             self.inner.start(stage, bucket, block)
 
 
