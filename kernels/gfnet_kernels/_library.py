@@ -147,6 +147,12 @@ def _layout(tensor: Tensor) -> str:
     return "a nested one" if tensor.is_nested else str(tensor.layout)
 
 
+def expect_contiguous(what: str, tensor: Tensor) -> None:
+    """Check that values lie one after the other."""
+    if not tensor.is_contiguous():
+        expect(False, what, "a contiguous tensor", f"strides {tensor.stride()}")
+
+
 def expect_rows_apart(what: str, arena: Tensor) -> None:
     """Check that no two rows, columns adjacent, share memory: they are written side by side."""
     if arena.is_contiguous():

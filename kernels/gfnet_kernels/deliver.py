@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gfnet_kernels._library import expect, expect_range, expect_tensor, register
+from gfnet_kernels._library import expect, expect_contiguous, expect_range, expect_tensor, register
 from gfnet_kernels.exits import WIDEST
 
 PLACES = 5
@@ -202,8 +202,7 @@ def deliver(
         ("label", label), ("confidence", confidence), ("logits", logits), ("origins", origins),
         ("places", places),
     ):  # fmt: skip
-        if not arena.is_contiguous():
-            expect(False, what, "a contiguous tensor", f"strides {arena.stride()}")
+        expect_contiguous(what, arena)
     _deliver(
         slots.contiguous(), reason.contiguous(), at.contiguous(), label, confidence, logits, origins, places
     )

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gfnet_kernels._library import expect, expect_range, expect_tensor, output, register
+from gfnet_kernels._library import expect, expect_contiguous, expect_range, expect_tensor, output, register
 
 LONGEST = 65536
 TAKEN = 256  # rows of a program of take
@@ -262,16 +262,16 @@ def compact(
     _expect_ring(queue, counters)
     expect_tensor("record", record, (None,), (torch.int32,), device)
     expect(len(record) >= 2 + 3 * rows, "record", f"at least {2 + 3 * rows} numbers", len(record))
-    expect(record.is_contiguous(), "record", "a contiguous tensor", f"strides {record.stride()}")
+    expect_contiguous("record", record)
     _compact(slots.contiguous(), reason.contiguous(), at.contiguous(), queue, counters, record, took)
 
 
 def _expect_ring(queue: Tensor, counters: Tensor) -> None:
     expect_tensor("queue", queue, (None,), (torch.int32,), queue.device)
     expect(len(queue) > 0, "queue", "at least one place", 0)
-    expect(queue.is_contiguous(), "queue", "a contiguous tensor", f"strides {queue.stride()}")
+    expect_contiguous("queue", queue)
     expect_tensor("counters", counters, (2,), (torch.int64,), queue.device)
-    expect(counters.is_contiguous(), "counters", "a contiguous tensor", f"strides {counters.stride()}")
+    expect_contiguous("counters", counters)
 
 
 def take_reference(
