@@ -133,7 +133,10 @@ class Checked {
     LaunchId id = flight.id;
     switch (kind) {
       case 0: id = LaunchId{static_cast<std::int64_t>(id) + 1000000}; break;
-      case 1: left.push_back(first); break;
+      case 1:  // one more than there are rows
+        left.push_back(first);
+        if (by_count && ring_.size() >= left.size()) left.back().slot = ring_[left.size() - 1];
+        break;
       case 2:
         if (left.size() == 1) return;
         left.back() = first;
