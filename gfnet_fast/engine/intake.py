@@ -39,6 +39,8 @@ def entries_of(images: Images, least: int, device: torch.device) -> tuple[NDArra
     """
     if isinstance(images, Tensor):
         return _of_batch(images, least, device)
+    if not len(images):
+        return np.empty((0, ENTRY), np.int64), torch.uint8
     try:
         return _of_list(images, least, device)
     except (AttributeError, RuntimeError, TypeError):  # of what is no plain tensor; its own check says so
@@ -74,7 +76,7 @@ def _of_list(
     for form in set(forms):
         if (row := _KNOWN.get((form, least, device))) is None:
             row = _check(images[forms.index(form)], least, device)
-            if len(_KNOWN) == MOST_KNOWN:
+            if len(_KNOWN) >= MOST_KNOWN:
                 _KNOWN.clear()
             _KNOWN[form, least, device] = row
         rows[form] = row
@@ -84,7 +86,7 @@ def _of_list(
     entries = np.empty((len(images), ENTRY), np.int64)
     entries[:] = [rows[form] for form in forms] if len(rows) > 1 else list(rows.values())
     entries[:, 0] = addresses
-    return entries, types.pop() if types else torch.uint8
+    return entries, types.pop()
 
 
 def _check(image: Tensor, least: int, device: torch.device) -> tuple[int, ...]:
