@@ -15,7 +15,7 @@ using namespace gfnet;
 
 namespace {
 
-constexpr std::int64_t passes_per_repeat = 4'000'000;
+constexpr std::int64_t passes_per_repeat = 1'000'000;
 
 double passes_per_second(Mode mode, std::int32_t bucket) {
   const CostTable costs({{bucket, Seconds{1e-3}}}, {{bucket, Seconds{1e-3}}});
