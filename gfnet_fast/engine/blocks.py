@@ -23,7 +23,8 @@ from torch import Tensor
 from gfnet_fast._scheduler import Stage
 
 PLACES = 5  # addresses of an answer: class, confidence, step, logits, origins
-HEAD = 2  # words of 8 bytes before the rows
+OWN = ENTRY + PLACES + 2  # words of 8 bytes: with deadline and room
+HEAD = 2  # words before the rows
 LEFT = 2  # numbers of a record before those that have left
 
 
@@ -33,36 +34,37 @@ class Admission(NamedTuple):
     entry : int64 ``[n, 6]``, the image table's row
     places : int64 ``[n, 5]``, addresses of its answer's class, confidence, step, logits, origins; 0: nowhere
     deadline : float64 ``[n, 1]``, on the engine's clock; inf: none
-    limit : int32 ``[n, 1]``, no step beyond it; 0: cancelled
     room : float32 ``[n, 2]``, height and width of the image less the patch
+    limit : int32 ``[n, 1]``, no step beyond it; 0: cancelled
     thresholds : float32 ``[n, T]``
+
+    All before `limit`, :data:`OWN` words, is known when an image comes; the rest when it is admitted.
     """
 
     entry: Any
     places: Any
     deadline: Any
-    limit: Any
     room: Any
+    limit: Any
     thresholds: Any
 
     @classmethod
     def of(cls, words: Any, steps: int) -> Admission:
         kinds: Any = torch if isinstance(words, Tensor) else np
-        places, deadline, limit = ENTRY, ENTRY + PLACES, ENTRY + PLACES + 1
         floats = words.view(kinds.float32)
         return cls(
-            entry=words[:, :places],
-            places=words[:, places:deadline],
-            deadline=words.view(kinds.float64)[:, deadline:limit],
-            limit=words.view(kinds.int32)[:, 2 * limit : 2 * limit + 1],
-            room=floats[:, 2 * limit + 2 : 2 * limit + 4],
-            thresholds=floats[:, 2 * limit + 4 : 2 * limit + 4 + steps],
+            entry=words[:, :ENTRY],
+            places=words[:, ENTRY : ENTRY + PLACES],
+            deadline=words.view(kinds.float64)[:, OWN - 2 : OWN - 1],
+            room=floats[:, 2 * OWN - 2 : 2 * OWN],
+            limit=words.view(kinds.int32)[:, 2 * OWN : 2 * OWN + 1],
+            thresholds=floats[:, 2 * OWN + 1 : 2 * OWN + 1 + steps],
         )
 
     @staticmethod
     def width(steps: int) -> int:
         """W, in words of 8 bytes."""
-        return ENTRY + PLACES + 1 + 1 + 1 + (steps + 1) // 2
+        return OWN + (1 + steps + 1) // 2
 
 
 class Side(NamedTuple):

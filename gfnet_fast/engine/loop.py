@@ -18,7 +18,7 @@ from torch import Tensor
 from gfnet_fast._scheduler import CostTable, Mode, Plan, Reason, Scheduler, Verdict
 from gfnet_fast.engine.answers import Answers, Batch, Full, places_of, room_for
 from gfnet_fast.engine.arena import Arena
-from gfnet_fast.engine.blocks import Admission, Block
+from gfnet_fast.engine.blocks import OWN, Admission, Block
 from gfnet_fast.engine.intake import Images, entries_of
 from gfnet_fast.engine.launches import launches_of, measure
 from gfnet_fast.engine.prepare import check_dtype, compiling
@@ -121,6 +121,7 @@ class Loop:
         self._flights: deque[Flight] = deque()
         self._launched = 0
         self._told = np.zeros((self.capacity, Admission.width(steps)), np.int64)
+        self._limits = Admission.of(self._told, steps).limit[:, 0]
         self._tickets = np.full(self.capacity, -1, np.int64)  # of slots; a free one keeps its last
         self._sources = np.full(self.capacity, None)  # of slots, where the images came one by one
         self._singles = False
@@ -165,10 +166,7 @@ class Loop:
         if tuple(row.shape) != (self.config.steps,):
             raise InputError(f"thresholds: expected [{self.config.steps}], got {list(row.shape)}")
         self._thresholds = row.detach().to("cpu", torch.float32, copy=True)
-        self._thresholds_here = self._thresholds.numpy()
-        Admission.of(self._told, self.config.steps).thresholds[:] = self._thresholds_here
-        with self._computing():
-            self.arena.thresholds.copy_(self._to_device(self._thresholds))
+        self._changed = True
 
     @property
     def max_steps(self) -> int:
@@ -180,10 +178,16 @@ class Loop:
         if not 1 <= steps <= self.config.steps:
             raise InputError(f"max_steps: expected 1..{self.config.steps}, got {steps}")
         self._max_steps = steps
-        limits = Admission.of(self._told, self.config.steps).limit
-        limits[limits > 0] = steps
-        with self._computing():
-            self.arena.limits.masked_fill_(self.arena.limits > 0, steps)
+        self._changed = True
+
+    def _apply(self) -> None:
+        """Tell all slots of new thresholds and of a new limit, which any thread may have set."""
+        self._changed = False
+        told, arena = Admission.of(self._told, self.config.steps), self.arena
+        told.thresholds[:] = self._thresholds.numpy()
+        self._limits[self._limits > 0] = self._max_steps
+        arena.thresholds.copy_(self._to_device(self._thresholds))
+        arena.limits.masked_fill_(arena.limits > 0, self._max_steps)
 
     def cancel(self, tickets: Iterable[int]) -> None:
         """Images that nobody waits for any more: they leave with the next launch that they are in.
@@ -192,7 +196,7 @@ class Loop:
         have left are passed over.
         """
         slots = np.flatnonzero(np.isin(self._tickets, list(tickets)))
-        Admission.of(self._told, self.config.steps).limit[slots] = 0
+        self._limits[slots] = 0
         with self._computing():
             self.arena.limits.index_fill_(0, self._to_device(torch.from_numpy(slots)), 0)
 
@@ -202,6 +206,8 @@ class Loop:
             return self._step()
 
     def _step(self) -> Verdict:
+        if self._changed:
+            self._apply()
         now = self._clock()
         plan = self.scheduler.plan(now)
         verdict = plan.verdict
@@ -342,13 +348,11 @@ class Loop:
         return entries
 
     def _words(self, entries: Array, output: Prediction) -> Array:
-        """What slots are told of images at `entries` whose answers go to `output`, int64 ``[n, W]``."""
-        words = np.empty((len(entries), self._told.shape[1]), np.int64)
+        """What slots are told of images at `entries` whose answers go to `output`, int64 ``[n, OWN]``."""
+        words = np.empty((len(entries), OWN), np.int64)
         told = Admission.of(words, self.config.steps)
-        told.entry[:], told.places[:] = entries, places_of(output)
-        told.deadline[:], told.limit[:] = math.inf, self._max_steps
+        told.entry[:], told.places[:], told.deadline[:] = entries, places_of(output), math.inf
         told.room[:] = entries[:, 1:3] - self.arena.patch
-        told.thresholds[:] = self._thresholds_here
         return words
 
     def _take_in(self, words: Array, images: Sequence[Tensor] | None) -> None:
@@ -366,7 +370,8 @@ class Loop:
         slots = self.scheduler.admit(len(words), now, deadlines)
         count = len(slots)
         if count:
-            self._told[slots] = words[:count]
+            self._told[slots, :OWN] = words[:count]
+            self._limits[slots] = self._max_steps
             self._tickets[slots] = np.arange(self._next, self._next + count)
             self._next += count
             if images is not None:

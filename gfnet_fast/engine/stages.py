@@ -216,8 +216,8 @@ class Stages:
             entry=arena.table.entries,
             places=arena.places,
             deadline=arena.deadlines[:, None],
-            limit=arena.limits[:, None],
             room=arena.room,
+            limit=arena.limits[:, None],
             thresholds=arena.thresholds,
         )
         gk.scatter_all(homes, slots, told)

@@ -1,4 +1,4 @@
-"""Images as an engine takes them in: one is looked at for each form, and none gets by that is not in order."""
+"""Images as an engine takes them in: one is looked at for each form, and none gets by that is not right."""
 
 import random
 

@@ -34,6 +34,7 @@ def test_each_slot_has_thresholds_and_a_limit_of_its_own(tiny, mode):
     images = random_images(24, 80, 21)
     engine = engine_of(tiny, (1, 2, 8), capacity=24, mode=mode)
     engine.submit(images)
+    engine._apply()
     own, slots = told(engine)
     rows = torch.stack([random_thresholds(tiny, images, seed) for seed in range(24)])
     limits = torch.arange(24) % 4 + 1
@@ -96,9 +97,7 @@ class Plain:
     """A queue in plain Python beside the scheduler, the ring and the records; holds tickets."""
 
     def __init__(self, draw, buckets, capacity, in_flight):
-        costs = CostTable(
-            [(b, 1e-3 + 1e-4 * b) for b in buckets], [(b, 1e-3 + 9e-5 * b) for b in buckets]
-        )
+        costs = CostTable([(b, 1e-3 + 1e-4 * b) for b in buckets], [(b, 1e-3 + 9e-5 * b) for b in buckets])
         self.scheduler = Scheduler(costs, capacity=capacity, steps=5, in_flight=in_flight, linger=0.0)
         self.draw, self.numbers = draw, np.random.default_rng(draw.randrange(1 << 30))
         self.queue, self.taken = (torch.zeros(capacity, dtype=torch.int32) for _ in range(2))
@@ -118,9 +117,7 @@ class Plain:
         plan = self.scheduler.plan(0.0)
         if plan.verdict is Verdict.LAUNCH:
             self.launch(plan, fails)
-        while self.flights and (
-            plan.verdict is Verdict.WAIT or len(self.flights) > self.draw.randrange(4)
-        ):
+        while self.flights and (plan.verdict is Verdict.WAIT or len(self.flights) > self.draw.randrange(4)):
             number, record = self.flights.popleft()
             self.scheduler.complete(number, record[2 : 2 + 3 * record[0]].reshape(-1, 3), 0.0)
             if plan.verdict is Verdict.WAIT:
