@@ -67,7 +67,7 @@ def terms(slots: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Thresholds, limits and deadlines of slots, some cancelled, late or at their limit; now."""
     limits, deadlines = torch.full((slots,), 3).int(), torch.full((slots,), float("inf")).double()
     limits[::4], limits[1::4], limits[-1] = 1, 9, 0
-    deadlines[2::5] = 6.5
+    deadlines[2], deadlines[7] = 7.0, 6.5  # now counts as late
     return THRESHOLDS.repeat(slots, 1), limits, deadlines, torch.tensor([7.0]).double()
 
 
