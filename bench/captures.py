@@ -13,7 +13,6 @@ from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import torch
 from tasks import Task, run_tasks
 from torch import Tensor
@@ -23,18 +22,22 @@ sys.path.insert(0, str(ROOT))
 
 import expected  # noqa: E402
 from fixtures import CONFIGS, FEW, Steps, images_of, model_of, steps_of  # noqa: E402
-from measuring import agreement, exact_float32, graphed, shared_thresholds  # noqa: E402
+from measuring import agreement, shared_thresholds, steady  # noqa: E402
 
 from gfnet_fast._scheduler import CostTable, Stage  # noqa: E402
 from gfnet_fast.checkpoints import load  # noqa: E402
 from gfnet_fast.data.digits import ClutteredDigits  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
+from gfnet_fast.engine.prepare import exact_float32  # noqa: E402
 from gfnet_fast.model.gfnet import GFNet  # noqa: E402
 from gfnet_fast.training.digits import TASK  # noqa: E402
 
 ROWS = 4
 
-STATE = ("logits", "confidence", "label", "policy", "memory", "feature_map", "origins")
+STATE = (
+    "logits", "confidence", "label", "policy", "memory", "feature_map", "origins", "taken", "queue",
+    "counters",
+)  # fmt: skip
 Given = tuple[GFNet, Tensor, Steps]
 
 
@@ -62,30 +65,22 @@ def engine_of(model: GFNet) -> Engine:
 
 @torch.no_grad()
 def stage(given: Callable[[], Given], which: Stage) -> None:
-    """A replay writes to the arena what a plain call has written; AssertionError where it does not."""
+    """A replay leaves the arena and the record as a plain call does; AssertionError where it does not."""
     model, images, _ = given()
     engine = engine_of(model)
-    engine.arena.put(np.arange(ROWS, dtype=np.int32), images[:ROWS])
-    slots = torch.arange(ROWS, dtype=torch.int32, device=images.device)
-    steps = torch.full_like(slots, 1 if which is Stage.GLANCE else 2)
-    run = partial(engine.stages.run, which, slots, steps)
-    if which is Stage.FOCUS:
-        engine.stages.run(Stage.GLANCE, slots, torch.ones_like(slots))
-    with exact_float32():
-        before = {name: getattr(engine.arena, name).clone() for name in STATE}
+    with exact_float32(), steady(engine, images[:ROWS]) as at:
+        state = {name: getattr(engine.arena, name) for name in STATE}
+        state |= {"record": at.blocks[which].record} | at.output._asdict()
+        before = {name: values.clone() for name, values in state.items()}
 
-        def from_before(call: Callable[[], Tensor]) -> list[Tensor]:
+        def from_before(call: Callable[[Stage], None]) -> dict[str, Tensor]:
             for name, values in before.items():
-                getattr(engine.arena, name).copy_(values)
-            return [call().clone(), *(getattr(engine.arena, name).clone() for name in STATE)]
+                state[name].copy_(values)
+            call(which)
+            return {name: values.clone() for name, values in state.items()}
 
-        plain = from_before(run)
-        replay = graphed(run, images.device)
-        captured = from_before(replay)
-    found = dict(zip(("flags", *STATE), captured, strict=True))
-    wanted = dict(zip(found, plain, strict=True))  # the message names the tensor that differs
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
-    engine.arena.release_all()
+        wanted, found = from_before(at.call), from_before(at.start)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)  # names the tensor that differs
 
 
 def whole(given: Callable[[], Given]) -> None:

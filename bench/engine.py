@@ -38,8 +38,6 @@ import expected  # noqa: E402
 from fixtures import config_of, images_of, model_of, steps_of  # noqa: E402
 from measuring import (  # noqa: E402
     agreement,
-    exact_float32,
-    graphed,
     machine,
     shared_thresholds,
     sized,
@@ -49,8 +47,10 @@ from rows import commit  # noqa: E402
 from tasks import Task  # noqa: E402
 
 from gfnet_fast.benchmark import arithmetic, official, static, times_over  # noqa: E402
+from gfnet_fast.engine.capture import captured  # noqa: E402
 from gfnet_fast.engine.eager import EagerEngine  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
+from gfnet_fast.engine.prepare import exact_float32  # noqa: E402
 from gfnet_fast.evaluation import time_in_turn  # noqa: E402
 from gfnet_fast.tables import merge_rows  # noqa: E402
 
@@ -131,7 +131,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
     eager, steps = EagerEngine(model, options.batch), model.config.steps
     whole = static if device.type == "cpu" else static_graphed
     passes = max(1, len(images) // options.batch)  # for as long as the engine: a moment is not a measure
-    pure = times_over(graphed(arithmetic(engine, 2), device), passes)
+    pure = times_over(captured(arithmetic(engine, 2), device), passes)
     # way, share of images that exit -> what runs, for how many images, and its mean passes
     ways: dict[tuple[str, float], tuple[Callable[[], Any], int, float]] = {
         ("arithmetic", 0): (pure, passes * options.batch, 1),

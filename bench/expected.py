@@ -17,11 +17,14 @@ START = 6.0  # a process until its first task: 3.1 s of a processor here, and fi
 CONTEXT = 2.0  # CUDA's context, the libraries' handles
 BUILD = 20.0  # the compiled scheduler: 33 s of a processor here, several files at once there
 COMPILED = 0.5  # a kernel for one set of types: 0.06 to 0.5 s on a CPU
-KERNELS = 8  # that an engine's two stages launch
+KERNELS = 11  # that an engine's two stages launch, by their types
+CAPTURE = 0.2  # one, beside its calls
+LAYOUTS = 4  # captures that choose an encoder's layout
+IN_FLIGHT = 2  # launches, each with captures of its own
 # Beside what it takes otherwise, with compiled networks: the first engine, the static way, what is in the
 # caches then.
 COMPILING = {"control": 90.0, "ladder": 60.0, "engine": 30.0}
-CAPTURED = 4.0  # of captures.py: a model, a stage's plain calls, one capture
+CAPTURED = 4.0  # of captures.py: a model, plain calls, a capture of each stage
 SANITIZED = 60.0  # four tools side by side, at least; they get what is left
 # Of a network family: seconds to make a model here; of a pass of 128 rows in bfloat16, captured; of an image
 # the official way; kernels of a pass.
@@ -29,6 +32,7 @@ MODEL = {"resnet50": 9.0, "mobilenetv3_large_100": 2.0}
 PASS = {"resnet50": 1.5e-3, "mobilenetv3_large_100": 0.5e-3}
 OFFICIAL = {"resnet50": 0.45e-3, "mobilenetv3_large_100": 0.2e-3}
 LAUNCHES = {"resnet50": 230, "mobilenetv3_large_100": 260}
+PIECES = 21  # of two launches, that control captures
 LAUNCH = 10e-6  # of the host, a kernel that is not captured
 TEST = {"test_gpu.py": 1.2, "test_engine_gpu.py": 1.5}  # three compilations; an engine, its captures, a trace
 
@@ -45,14 +49,24 @@ def plain(config: GFNetConfig, images: int, batch: int, steps: float) -> float:
 
 
 def engine(config: GFNetConfig, buckets: int) -> float:
-    """One prepared: its layout measured, each stage and bucket captured and measured."""
-    a_capture = 4 * LAUNCHES[config.name] * LAUNCH + 0.2
-    return 1.0 + 2 * buckets * a_capture
+    """One prepared: its layout chosen, each stage and bucket captured for each launch in flight and measured."""
+    return 1.0 + captures(config, LAYOUTS + 2 * buckets * IN_FLIGHT)
+
+
+def captures(config: GFNetConfig, count: int) -> float:
+    """So many graphs of a pass, each after three plain calls."""
+    return count * (4 * LAUNCHES[config.name] * LAUNCH + CAPTURE)
 
 
 def whole(config: GFNetConfig, images: int) -> float:
-    """The backbone at full size, prepared in two batch sizes: its layout measured, then captured."""
-    return 2.0 + 8 * plain(config, images, 128, (config.image_size / config.patch_size) ** 2)
+    """The backbone at full size: its layout chosen on a batch, then captured in two batch sizes; calls and
+    replays of each.
+    """
+    ratio = (config.image_size / config.patch_size) ** 2
+    passes = 10 * plain(config, images, 128, ratio) + 5 * LAYOUTS * plain(
+        config, min(images, 128), 128, ratio
+    )
+    return 2.0 + captures(config, LAYOUTS + 2) + passes
 
 
 def mean_steps(config: GFNetConfig, share: float) -> float:
@@ -61,10 +75,10 @@ def mean_steps(config: GFNetConfig, share: float) -> float:
 
 
 def control(config: GFNetConfig, images: int, batch: int, rounds: int, share: float, many: int) -> float:
-    """A model, an engine, seven graphs of `many` calls, all of them timed."""
-    graphs = 7 * (many + 3) * LAUNCHES[config.name] * LAUNCH
-    timed = (rounds + 1) * 8 * many * PASS[config.name]
-    runs = 2 * rounds * passes(config, images, batch, mean_steps(config, share))
+    """A model, an engine, graphs of `many` calls, four of them passes, and one of each launch, all timed."""
+    graphs = 4 * many * LAUNCHES[config.name] * LAUNCH + captures(config, PIECES + 2)
+    timed = (rounds + 1) * 6 * many * PASS[config.name]
+    runs = (rounds + 2) * passes(config, images, batch, mean_steps(config, share))
     return MODEL[config.name] + KERNELS * COMPILED + engine(config, 1) + graphs + timed + runs
 
 
@@ -91,6 +105,7 @@ def kernels(cases: int, contenders: int, seconds: float) -> float:
 
 
 def latency(config: GFNetConfig, images: int, rounds: int) -> float:
-    """An engine of one row, `images` one by one, and two ways beside it."""
+    """An engine of one row, `images` one by one, its launches alone, and two ways beside it."""
     one = config.steps * (PASS[config.name] + 100e-6)
-    return MODEL[config.name] + engine(config, 1) + whole(config, 1) + images * one + 10 * rounds * one
+    prepared = engine(config, 1) + captures(config, 2) + whole(config, 1)
+    return MODEL[config.name] + prepared + images * one + 10 * rounds * one

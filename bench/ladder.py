@@ -10,6 +10,7 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle, product
 from typing import Any
 
 import expected
@@ -17,16 +18,31 @@ import gfnet_kernels as gk
 import numpy as np
 import torch
 from control import launch_times
-from fixtures import config_of, images_of, model_of, steps_of
-from measuring import Table, agreement, graphed, kind, shared_thresholds, sized, static_graphed
+from fixtures import images_of, model_of, steps_of
+from measuring import (
+    STAGES,
+    Table,
+    agreement,
+    each_config,
+    kind,
+    shared_thresholds,
+    sized,
+    static_graphed,
+    steady,
+    told_of,
+)
 from tasks import Task
 from torch import Tensor
 
 from gfnet_fast._scheduler import Stage
 from gfnet_fast.benchmark import arithmetic, official, predict, times_over
+from gfnet_fast.engine.answers import room_for
+from gfnet_fast.engine.blocks import Block
+from gfnet_fast.engine.capture import captured
 from gfnet_fast.engine.eager import EagerEngine
 from gfnet_fast.engine.engine import Engine
-from gfnet_fast.engine.graphs import Graphs
+from gfnet_fast.engine.launches import Graphs, Launches
+from gfnet_fast.engine.stages import Stages
 from gfnet_fast.evaluation import time_in_turn
 from gfnet_fast.exits import ALWAYS, NEVER
 from gfnet_fast.model.gfnet import GFNet, crop_origins
@@ -37,25 +53,13 @@ SINGLE = 400  # images of the latency
 
 def ladder_tasks(options: argparse.Namespace) -> list[Task]:
     counts = options.images, options.baselines, options.batch, options.rounds, options.share
-    return [
-        Task(
-            f"ladder {config}",
-            partial(climb, sized(options), config),
-            expected.ladder(config_of(config), *counts) + options.compile * expected.COMPILING["ladder"],
-        )
-        for config in options.configs
-    ]
+    return each_config(options, "ladder", climb, lambda config: expected.ladder(config, *counts))
 
 
 def latency_tasks(options: argparse.Namespace) -> list[Task]:
-    return [
-        Task(
-            f"latency {config}",
-            partial(latency, sized(options), config),
-            expected.latency(config_of(config), SINGLE, options.rounds),
-        )
-        for config in options.configs
-    ]
+    return each_config(
+        options, "latency", latency, lambda config: expected.latency(config, SINGLE, options.rounds)
+    )
 
 
 def ceiling_tasks(options: argparse.Namespace) -> list[Task]:
@@ -92,7 +96,7 @@ def climb(options: argparse.Namespace, config: str) -> None:
     form = "compiled" if compile else "folded"
     engine = Engine(model, dtype=dtype, buckets=(batch,), compile=compile)
     eager = EagerEngine(model, batch)
-    prepared = every_step(engine, few, engine.stages.run)
+    prepared = every_step(engine, few, plain_launches(engine.stages))
     merged, by_index = partial(predict, engine, images, row), partial(predict, eager, few, row)
     whole = static_graphed(model, few, batch, compile, dtype)
     # way -> what runs, for how many images, at which thresholds (None: one pass, no exits), in which type
@@ -106,13 +110,12 @@ def climb(options: argparse.Namespace, config: str) -> None:
         "static": (whole, len(few), None, options.dtype),
     }
     if device.type == "cuda":
-        replayed = every_step(engine, few, Graphs(engine.stages, engine.buckets).run)
-        ways["6 graphs"] = replayed, len(few), all_steps, options.dtype
+        ways["6 graphs"] = every_step(engine, few, engine._launches), len(few), all_steps, options.dtype
     found = {}
     for way, (run, _, thresholds, _) in ways.items():
         if thresholds is not None:
             found[way] = agreement(trace, thresholds, *run())
-    parts = [graphed(arithmetic(engine, step), device) for step in (1, 2)]
+    parts = [captured(arithmetic(engine, step), device) for step in (1, 2)]
     seconds = time_in_turn([*(run for run, *_ in ways.values()), *parts], options.rounds, device)
     glance, focus = np.median(seconds[:, -2:], axis=0) / batch
     baseline = float(np.median(seconds[:, 0])) / ways["1 official"][1]
@@ -180,25 +183,38 @@ def plain_steps(model: GFNet, images: Tensor, batch: int, look_at: Cut) -> Run:
     return run
 
 
-def every_step(engine: Engine, images: Tensor, run: Callable[[Stage, Tensor, Tensor], Tensor]) -> Run:
+class Calls(Graphs):
+    """Launches as plain calls on a GPU."""
+
+    def prepare(self, stage: Stage, bucket: int, block: Block) -> None: ...
+
+    def start(self, stage: Stage, bucket: int, block: Block) -> None:
+        self.stages.run(stage, bucket, block)
+
+
+def plain_launches(stages: Stages) -> Launches:
+    return (Calls if stages.arena.device.type == "cuda" else Launches)(stages)
+
+
+def every_step(engine: Engine, images: Tensor, launches: Launches) -> Run:
     """Every step of every image through an engine's prepared stages, batch by batch."""
-    arena, batch, last = engine.arena, engine.buckets[-1], engine.config.steps
-    places, ends = np.arange(batch, dtype=np.int32), np.full(batch, last, np.int32)
-    slots = torch.arange(batch, dtype=torch.int32, device=images.device)
-    steps = [torch.full_like(slots, step) for step in range(1, last + 1)]
+    rows, last, blocks = engine.buckets[-1], engine.config.steps, cycle(engine._blocks)
+    slots = np.arange(rows, dtype=np.int32)
+    for stage, block in product(STAGES, engine._blocks):
+        launches.prepare(stage, rows, block)
 
     @torch.no_grad()
     def job() -> tuple[Tensor, Tensor]:
-        classes = []
-        for part in images.split(batch):
-            arena.put(places, part)
-            run(Stage.GLANCE, slots, steps[0])
-            for step in steps[1:]:
-                run(Stage.FOCUS, slots, step)
-            classes.append(arena.read(places, ends).class_id)
-            arena.release(places)
-        found = torch.cat(classes)
-        return found, torch.full_like(found, last)
+        output = room_for(len(images), engine.config, images.device)
+        told = told_of(engine, images, output)
+        for begin, block in zip(range(0, len(images), rows), blocks, strict=False):
+            launches.wait(block)
+            block.fill(Stage.GLANCE, rows, rows, 0.0, slots, np.ones_like(slots), told[begin : begin + rows])
+            launches.start(Stage.GLANCE, rows, block)
+            for _ in range(1, last):
+                launches.start(Stage.FOCUS, rows, block)
+            launches.mark(block)
+        return output.class_id, output.exit_step
 
     return job
 
@@ -218,7 +234,8 @@ def latency(options: argparse.Namespace, config: str) -> None:
         begin = time.perf_counter()
         steps.append(int(engine.predict(image).exit_step))
         taken.append(time.perf_counter() - begin)
-    glance, focus = launch_times(engine, images[:1], options.rounds)
+    with steady(engine, images[:1]) as at:
+        glance, focus = np.median(launch_times(at, options.rounds, device), axis=1)
     about = {"part": "latency", "config": config, "batch": 1, "dtype": options.dtype, "prepared": form}
     for step in sorted(set(steps)):
         here = np.array([t for t, at in zip(taken, steps, strict=True) if at == step])

@@ -7,50 +7,40 @@ import argparse
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
+import expected
 import gfnet_kernels as gk
 import numpy as np
 import torch
 import triton
-from fixtures import CONFIGS, Steps
+from fixtures import CONFIGS, Steps, config_of
 from rows import commit, driver, processor
 from tasks import Task, run_tasks
 from torch import Tensor
 
-from gfnet_fast.benchmark import times_over
+from gfnet_fast._scheduler import Stage
+from gfnet_fast.config import GFNetConfig
+from gfnet_fast.engine.answers import places_of, room_for
+from gfnet_fast.engine.blocks import Admission, Block
+from gfnet_fast.engine.capture import captured
+from gfnet_fast.engine.engine import Engine
+from gfnet_fast.engine.launches import Launches, launches_of
 from gfnet_fast.engine.prepare import Prepared, best_time, compiled, compiling
+from gfnet_fast.exits import ALWAYS
 from gfnet_fast.model.gfnet import GFNet
+from gfnet_fast.results import Prediction
 from gfnet_fast.tables import merge_rows
 
+STAGES = (Stage.GLANCE, Stage.FOCUS)
 KEY = ("part", "config", "way", "prepared", "batch", "dtype", "share", "machine")
 FIELDS = (
     *KEY, "unit", "p25", "p50", "p75", "times", "ideal", "agreement", "passes", "images", "rounds",
     "driver", "torch", "triton", "python", "commit",
 )  # fmt: skip
-
-
-def graphed(run: Callable[[], Any], device: torch.device, times: int = 1) -> Callable[[], Any]:
-    """`run`, so many times, as one replay; it may neither wait nor move its inputs. On a CPU plain calls."""
-    if device.type != "cuda":
-        return run if times == 1 else times_over(run, times)
-    aside = torch.cuda.Stream(device)
-    aside.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(aside):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream(device).wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=aside):
-        for _ in range(times):
-            result = run()
-
-    def replay() -> Any:
-        graph.replay()
-        return result
-
-    return replay
 
 
 def static_graphed(
@@ -77,11 +67,78 @@ def static_graphed(
                 found.append(head(encoder(view)[1].float()))
             return torch.cat(found).argmax(1)
 
-        return graphed(run, device)
+        return captured(run, device)
 
     with compiling():
         jobs = [job(size) for size in sorted({min(batch, len(images)), max(1, batch // 4)})]
     return min(jobs, key=lambda run: best_time(run, device, 0))
+
+
+def told_of(engine: Engine, images: Tensor, output: Prediction) -> np.ndarray:
+    """What slots are told of images that take all steps, int64 ``[n, W]``; the engine holds none."""
+    entries, steps = engine._entries(images), engine.config.steps
+    words = np.zeros((len(entries), Admission.width(steps)), np.int64)
+    told = Admission.of(words, steps)
+    told.entry[:], told.places[:] = entries, places_of(output)
+    told.room[:] = entries[:, 1:3] - engine.config.patch_size
+    told.deadline[:], told.limit[:], told.thresholds[:] = np.inf, steps, np.inf
+    return words
+
+
+class Steady(NamedTuple):
+    """Launches of one full batch that can be repeated, see :func:`steady`.
+
+    rows : the batch
+    blocks : by stage, filled; those of the focus stand at step 2
+    output : where the answers go
+    """
+
+    launches: Launches
+    rows: int
+    blocks: dict[Stage, Block]
+    output: Prediction
+
+    def call(self, stage: Stage) -> None:
+        """The launch as plain calls."""
+        self.launches.stages.run(stage, self.rows, self.blocks[stage])
+
+    def start(self, stage: Stage) -> None:
+        """The launch as an engine makes it: on a GPU one replay."""
+        self.launches.start(stage, self.rows, self.blocks[stage])
+
+
+@contextmanager
+def steady(engine: Engine, images: Tensor) -> Iterator[Steady]:
+    """In it a glance answers all of these images, and a focus launch takes them to step 2 and loses none.
+
+    So the queue always has a full batch, and either may be run at any time, as often as one likes. The images
+    are as many as a bucket has rows; the model has three steps or more.
+    """
+    engine.reset()
+    arena, stages, rows, steps = engine.arena, engine.stages, len(images), engine.config.steps
+    output = room_for(rows, engine.config, images.device)
+    told = told_of(engine, images, output)
+    Admission.of(told, steps).thresholds[:, 0] = ALWAYS
+    take, glanced, slots = gk.take, torch.ones_like(arena.taken), np.arange(rows, dtype=np.int32)
+
+    def take_at_two(
+        queue: Tensor, counters: Tensor, count: Tensor, _: Tensor, *more: Any, **named: Any
+    ) -> Any:
+        return take(queue, counters, count, glanced, *more, **named)
+
+    blocks = {stage: Block(rows, steps, images.device) for stage in STAGES}
+    with mock.patch.object(gk, "take", take_at_two):
+        launches = launches_of(stages)
+        for step, (stage, block) in enumerate(blocks.items(), 1):
+            launches.prepare(stage, rows, block)
+            block.fill(stage, rows, rows, 0.0, slots, np.full_like(slots, step), told)
+        arena.fill(rows)
+        found = Steady(launches, rows, blocks, output)
+        found.call(Stage.GLANCE)
+        yield found
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    engine.reset()
 
 
 def shared_thresholds(found: Steps, share: float) -> Tensor:
@@ -114,17 +171,6 @@ def agreement(found: Steps, row: Tensor, classes: Tensor, exits: Tensor) -> tupl
 def machine(device: torch.device) -> str:
     """A GPU's name, or the processor's and its threads."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """TF32 off: float32 means float32. torch's default lets a GPU's convolutions round to 10 bits."""
-    flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = flags
 
 
 class Table:
@@ -181,6 +227,20 @@ def sized(options: argparse.Namespace) -> argparse.Namespace:
         return options
     small = {"images": 8, "batch": 4, "baselines": 4, "rounds": 1, "dtype": "float32"}
     return argparse.Namespace(**(vars(options) | small))
+
+
+def each_config(
+    options: argparse.Namespace,
+    part: str,
+    run: Callable[[argparse.Namespace, str], object],
+    seconds: Callable[[GFNetConfig], float],
+) -> list[Task]:
+    """A task for each model; `seconds` without the compiler's."""
+    given, more = sized(options), options.compile * expected.COMPILING.get(part, 0.0)
+    return [
+        Task(f"{part} {config}", partial(run, given, config), seconds(config_of(config)) + more)
+        for config in options.configs
+    ]
 
 
 Parts = Mapping[str, Callable[[argparse.Namespace], Sequence[Task]]]

@@ -23,13 +23,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from fixtures import CONFIGS, images_of, model_of, steps_of  # noqa: E402
-from measuring import Table, graphed, parser, run_parts, shared_thresholds, sized  # noqa: E402
+from measuring import Table, parser, run_parts, shared_thresholds, sized, steady  # noqa: E402
 from tasks import Task  # noqa: E402
 
 from gfnet_fast._scheduler import Stage  # noqa: E402
 from gfnet_fast.benchmark import predict, times_over  # noqa: E402
+from gfnet_fast.engine.capture import captured  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
-from gfnet_fast.engine.graphs import Graphs  # noqa: E402
 from gfnet_fast.engine.prepare import Prepared, compiled, compiling  # noqa: E402
 from gfnet_fast.evaluation import time_in_turn  # noqa: E402
 
@@ -71,9 +71,9 @@ def tune_backbone(options: argparse.Namespace, config: str) -> None:
     with torch.no_grad(), compiling():
         for name, layout in LAYOUTS.items():
             encoder: Any = Prepared(model.local_encoder, size, batch, dtype, layout)
-            ways[f"folded, {name}"] = graphed(partial(encoder, patches), device)
+            ways[f"folded, {name}"] = captured(partial(encoder, patches), device)
             if options.compile:
-                ways[f"compiled, {name}"] = graphed(partial(compiled(encoder), patches), device)
+                ways[f"compiled, {name}"] = captured(partial(compiled(encoder), patches), device)
         seconds = time_in_turn(list(ways.values()), options.rounds, device)
     for way, column in zip(ways, seconds.T, strict=True):
         about = {"part": "tuning", "config": config, "way": way, "batch": batch, "dtype": options.dtype}
@@ -106,19 +106,16 @@ def tune_engine(options: argparse.Namespace, config: str) -> None:
 @torch.no_grad()
 def focus_times(engine: Engine, images: Tensor, rounds: int, many: int = 10) -> dict[str, np.ndarray]:
     """Seconds of a focus launch of these images, captured and not, and of its policy alone."""
-    stages, arena, rows, device = engine.stages, engine.arena, len(images), images.device
-    arena.put(np.arange(rows, dtype=np.int32), images)
-    slots = torch.arange(rows, dtype=torch.int32, device=device)
-    steps = torch.full_like(slots, 2)
+    arena, rows, device = engine.arena, len(images), images.device
     inputs = [values[:rows].contiguous() for values in (arena.feature_map, arena.policy, arena.room)]
-    calls: dict[str, Run] = {
-        "focus, no graph": partial(stages.run, Stage.FOCUS, slots, steps),
-        "policy alone": graphed(partial(stages.look, *inputs), device),
-    }
-    if device.type == "cuda":
-        calls["focus, graph"] = partial(Graphs(stages, [rows]).run, Stage.FOCUS, slots, steps)
-    seconds = time_in_turn([times_over(call, many) for call in calls.values()], rounds, device) / many
-    arena.release_all()
+    with steady(engine, images) as at:
+        calls: dict[str, Run] = {
+            "focus, no graph": partial(at.call, Stage.FOCUS),
+            "policy alone": captured(partial(engine.stages.look, *inputs), device),
+        }
+        if device.type == "cuda":
+            calls["focus, graph"] = partial(at.start, Stage.FOCUS)
+        seconds = time_in_turn([times_over(call, many) for call in calls.values()], rounds, device) / many
     return dict(zip(calls, seconds.T, strict=True))
 
 
@@ -137,13 +134,13 @@ def time_tiles(options: argparse.Namespace) -> None:
     for op, call in calls.items():
         file: Any = importlib.import_module(f"gfnet_kernels.{op}")
         own = file.ROWS, file.COLUMNS, file.WARPS
-        captured = {}
+        replayed = {}
         for tile in tiles(own, options.tiny):
             file.ROWS, file.COLUMNS, file.WARPS = tile
-            captured[tile] = graphed(times_over(call, 10), device)
+            replayed[tile] = captured(call, device, 10)
         file.ROWS, file.COLUMNS, file.WARPS = own
-        seconds = time_in_turn(list(captured.values()), options.rounds, device)
-        for tile, column in zip(captured, seconds.T, strict=True):
+        seconds = time_in_turn(list(replayed.values()), options.rounds, device)
+        for tile, column in zip(replayed, seconds.T, strict=True):
             way = "{} rows {} columns {} warps {}".format(op, *tile) + " (in the file)" * (tile == own)
             table.add(column / 10 * 1e6, "us", part="blocks", way=way, batch=count, dtype=options.dtype)
 

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from unittest import mock
 from xml.etree import ElementTree
 
 import gfnet_kernels as gk
 import pytest
 import torch
 
+from gfnet_fast.engine.launches import Launches
 from gfnet_fast.tables import merge_rows
 
 BENCH = Path(__file__).parent.parent / "bench"
@@ -349,11 +349,7 @@ def test_stages_of_the_model_that_comes_along_and_a_wrong_one_is_seen(script, mo
         captures.stage(given, stage)
     captures.whole(given)
 
-    def stale(run, device):  # a graph whose replay does nothing
-        result = run()
-        return lambda: result
-
-    monkeypatch.setattr(captures, "graphed", stale)
+    monkeypatch.setattr(Launches, "start", lambda *launch: None)  # a graph whose replay does nothing
     with pytest.raises(AssertionError, match="failure occurred for item"):
         captures.stage(given, captures.Stage.FOCUS)
 
@@ -361,6 +357,7 @@ def test_stages_of_the_model_that_comes_along_and_a_wrong_one_is_seen(script, mo
 def test_what_is_timed_runs_with_tiny_sizes(script, tmp_path, monkeypatch):
     """All tasks of a small model: rows for each, and the control's add up."""
     monkeypatch.setenv("GFNET_COMMIT", "abc1234")
+    monkeypatch.setenv("GFNET_PATIENCE", "8")  # a task that takes too long ends the process
     monkeypatch.setattr(script("fixtures"), "KEPT", tmp_path / "kept")
     proof, measuring = script("proof"), script("measuring")
     own = measuring.parser("")
@@ -372,8 +369,7 @@ def test_what_is_timed_runs_with_tiny_sizes(script, tmp_path, monkeypatch):
     medians = {way: float(row["p50"]) for (part, way), row in rows.items() if part == "control"}
     passes = float(rows["control", "not the networks', of the device's time"]["passes"])
     networks = medians["networks of a glance"] + (passes - 1) * medians["networks of a focus"]
-    device = medians["kernels of a glance"] + (passes - 1) * medians["kernels of a focus"]
-    device += medians["images in"] + medians["answers out"] + passes * medians["between launches"]
+    device = medians["all of a glance"] + (passes - 1) * medians["all of a focus"]
     share = medians["not the networks', of the device's time"]
     assert share == pytest.approx(100 * (1 - networks / device), abs=0.01)
     agreed = [float(row["agreement"]) for row in rows.values() if row["agreement"]]
@@ -445,50 +441,6 @@ def test_versions_import_nothing_heavy():
     assert done.returncode == 0
     assert torch.__version__.startswith(done.stdout.strip())
     assert done.stdout.strip()
-
-
-def test_many_calls_are_one_graph(script, monkeypatch):
-    """On a stand-in for CUDA: three calls to warm up, fifty into the graph, and none in a replay."""
-    measuring, calls = script("measuring"), []
-    graph = mock.MagicMock()
-    for name in ("Stream", "current_stream", "stream", "graph"):
-        monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
-    replay = measuring.graphed(lambda: calls.append(1) or len(calls), torch.device("cuda"), 50)
-    assert len(calls) == 3 + 50
-    assert replay() == 53
-    assert len(calls) == 53
-    graph.replay.assert_called_once_with()
-
-
-def test_what_is_queued_waits_behind_a_spin_that_is_long_enough(script, monkeypatch):
-    """On a stand-in for CUDA, whose first spin is over before the host has queued all."""
-    control, spins, calls = script("control"), [], []
-    over = iter([True, False])
-
-    class Event:
-        def __init__(self, enable_timing):
-            assert enable_timing
-
-        def record(self):
-            pass
-
-        def query(self):
-            return next(over)
-
-        def elapsed_time(self, other):
-            return 25.0  # milliseconds
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "_sleep", spins.append)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    seconds = control.queued(lambda: calls.append(1), torch.device("cuda"), 50)
-    assert seconds == pytest.approx(25e-3 / 50)
-    assert spins == [control.SPIN, 4 * control.SPIN]
-    assert len(calls) == 2 * 50
-    over = iter([True] * 3)
-    with pytest.raises(RuntimeError, match="expected 50 calls queued"):
-        control.queued(lambda: None, torch.device("cuda"), 50)
 
 
 def test_a_gpu_that_is_lost_ends_the_process_and_one_that_is_not_does_not(script, monkeypatch, capsys):
