@@ -59,22 +59,19 @@ def check_crop(
     size: int,
     source: torch.dtype,
     target: torch.dtype,
-    by_slot: bool = False,
 ) -> None:
     images = pictures(layout, height, width, source)
     bottom, right = height - size, width - size
     origins = torch.tensor(
         [[0, 0], [9999, -9999], [bottom, right], [bottom // 2, right], [0, right // 2]]
     ).int()
-    if by_slot:
-        origins = origins[[2, 4, 3]]
 
     def run(guards: Guards) -> tuple[Tensor, ...]:
         given = place(guards, images), guards.put(SLOTS), guards.put(origins)
-        return (crop(*given, size, MEAN, STD, target, by_slot=by_slot, out=guards.out(blank(size, target))),)
+        return (crop(*given, size, MEAN, STD, target, out=guards.out(blank(size, target))),)
 
     given = place(Guards(0), images)
-    expected = crop_reference(given, SLOTS, origins, size, MEAN, STD, target, by_slot=by_slot)
+    expected = crop_reference(given, SLOTS, origins, size, MEAN, STD, target)
     assert_near(every_way(run)[0], expected)
 
 
@@ -106,11 +103,6 @@ def test_crop_layouts(layout: str, size: int) -> None:
 @pytest.mark.parametrize("layout", ["nhwc", "ragged"])
 def test_crop_whole_image(layout: str) -> None:
     check_crop(layout, 12, 12, 12, torch.uint8, torch.bfloat16)
-
-
-@pytest.mark.parametrize("layout", ["nchw", "ragged"])
-def test_crop_origins_by_slot(layout: str) -> None:
-    check_crop(layout, 14, 15, 9, torch.uint8, torch.float32, by_slot=True)
 
 
 def test_padded_rows_read_no_image() -> None:
