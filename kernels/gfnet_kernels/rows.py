@@ -13,6 +13,7 @@ A cascaded classifier reads features 1..k side by side: gather(arena.flatten(1)[
 from collections.abc import Sequence
 from itertools import accumulate
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -126,20 +127,26 @@ def _gather_cpu(arenas: Tensors, slots: Tensor, outs: Tensors) -> None:
             out[slots < 0] = 0
 
 
+def _array(values: Tensor) -> np.ndarray:
+    """The memory of a tensor on the CPU, of bfloat16 as the integers that it is stored as."""
+    values = values.detach()
+    return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
+
+
 def _scatter_cpu(rows: Tensors, slots: Tensor, step: Tensor | None, arenas: Tensors) -> None:
-    if not len(slots):
-        return
-    if int(slots.min()) < 0:
-        live = slots >= 0
-        rows, slots = [part[live] for part in rows], slots[live]
-        step = step if step is None else step[live]
-    at = slots.long()
-    taken = None if step is None else step.long() - 1
+    # Assigned in numpy: index_copy_ and index_put_ take 1.7 times as long for a row, 2.6 times for 64.
+    at, taken = slots.numpy(), None if step is None else step.numpy() - 1
+    if len(at) and at.min() < 0:
+        live = at >= 0
+        at, taken, rows = at[live], None if taken is None else taken[live], [part[live] for part in rows]
     for part, arena in zip(rows, arenas, strict=True):
+        if arena.is_neg():  # its memory holds what is negated when it is read
+            part, arena = -part, torch._neg_view(arena)
+        values = _array(part if part.dtype == arena.dtype else part.to(arena.dtype))
         if arena.ndim == 2 or taken is None:
-            arena.index_copy_(0, at, part.to(arena.dtype))
+            _array(arena)[at] = values
         else:
-            arena[at, taken % arena.shape[1]] = part.to(arena.dtype)
+            _array(arena)[at, taken % arena.shape[1]] = values
 
 
 def _gather_values(arenas: Tensors, slots: Tensor, outs: Tensors) -> None:
