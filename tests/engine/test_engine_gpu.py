@@ -3,6 +3,7 @@
 GFNET_GPU_TESTS=cpu runs what also makes sense on a CPU there, to try the tests themselves.
 """
 
+import itertools
 import os
 import random
 import threading
@@ -11,21 +12,25 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
-from gfnet_fast._scheduler import Stage
+from gfnet_fast._scheduler import Reason, Stage
 from gfnet_fast.checkpoints import load
 from gfnet_fast.data.digits import ClutteredDigits
+from gfnet_fast.engine import launches as launches_file
+from gfnet_fast.engine.blocks import Admission
 from gfnet_fast.engine.engine import Engine
+from gfnet_fast.engine.launches import Launches
 from gfnet_fast.engine.prepare import check_dtype
 from gfnet_fast.errors import DeviceError
 from gfnet_fast.training.digits import TASK
 from tests.conftest import expected_exits, random_images, tiny_model
-from tests.engine.engine_helpers import MODES
+from tests.engine.engine_helpers import MODES, Wrapped, engine_of
 from tests.engine.test_eager import random_thresholds
 
 DEVICE = os.environ.get("GFNET_GPU_TESTS", "cuda")
@@ -61,11 +66,6 @@ def skip_unless_computed(dtype):
         check_dtype(dtype, torch.device(DEVICE))
     except DeviceError as error:
         pytest.skip(str(error))
-
-
-def launcher(engine):
-    """What holds the `run` that the engine's loop calls."""
-    return engine._graphs or engine.stages
 
 
 def near(model, images, thresholds):
@@ -113,54 +113,108 @@ def test_graphs_equal_the_trace(classifier, mode):
         assert_as_trace_where_sure(case, engine.predict(case.images.to(DEVICE), case.thresholds))
 
 
-def filled(classifier):
-    """An engine with an image in each slot, glanced at."""
-    engine = Engine(
-        tiny_model(classifier).to(DEVICE), buckets=(1, 2, 8), capacity=32, layout=torch.channels_last
+def by_hand(classifier, mode, images):
+    """An engine that holds an image in each slot; who leaves when is drawn, whatever is computed."""
+    engine = engine_of(
+        tiny_model(classifier).to(DEVICE), (1, 2, 8), capacity=len(images), mode=mode, allowed=1e6
     )
-    engine.arena.put(np.arange(32, dtype=np.int32), random_images(32, 80).to(DEVICE))
-    slots = torch.arange(32, dtype=torch.int32, device=DEVICE)
-    with torch.no_grad():
-        for part in slots.split(8):
-            engine.stages.run(Stage.GLANCE, part, torch.ones_like(part))
+    engine.submit(images)
+    engine._apply()
+    draw, told = np.random.default_rng(0), Admission.of(engine._told, engine.config.steps)
+    told.thresholds[:] = np.where(draw.random(told.thresholds.shape) < 0.3, -1e8, np.inf)
+    told.limit[:] = draw.choice((0, 2, 3, 4, 4, 4), told.limit.shape)
+    for column in engine._batches[0].output:
+        column.zero_()
     return engine
 
 
-def sequence(count, seed=0):
-    """Launches: stage, bucket, slots (some padded), steps in order."""
-    draw = random.Random(seed)
+def drawn(engine, count, seed=0):
+    """Launches: stage, bucket, rows, slots and steps; those of a queue's rows are empty.
+
+    Whoever is not in the queue may have a glance, also a second one.
+    """
+    draw, ready = random.Random(seed), set()
     for _ in range(count):
         stage, bucket = draw.choice((Stage.GLANCE, Stage.FOCUS)), draw.choice((1, 2, 8))
-        rows = draw.randint(1, bucket)
-        slots = draw.sample(range(32), rows) + [-1] * (bucket - rows)
-        later = sorted(draw.choice((2, 3, 4)) for _ in range(rows))
-        steps = ([1] * rows if stage is Stage.GLANCE else later) + [0] * (bucket - rows)
-        yield stage, *(torch.tensor(n, dtype=torch.int32, device=DEVICE) for n in (slots, steps))
+        pool = sorted(set(range(engine.capacity)) - ready if stage is Stage.GLANCE else ready)
+        if pool:
+            taken = engine.arena.taken.tolist() if stage is Stage.FOCUS else [0] * engine.capacity
+            rows = sorted(draw.sample(pool, draw.randint(1, min(bucket, len(pool)))), key=taken.__getitem__)
+            steps = [taken[slot] + 1 for slot in rows]
+            padding = bucket - len(rows)
+            counted = stage is Stage.FOCUS and engine.stages.queued
+            lists = ([], []) if counted else (rows + [-1] * padding, steps + [0] * padding)
+            left = yield stage, bucket, len(rows), *(np.array(numbers, np.int32) for numbers in lists)
+            ready |= set(rows)
+            ready -= set(left)
 
 
 STATE = ("logits", "confidence", "label", "policy", "memory", "feature_map", "origins")
+EXACT = ("queue", "counters", "taken", "room", "thresholds", "limits", "deadlines")
 
 
+def launched(engine, launches, turn, launch):
+    """The record of a launch."""
+    stage, bucket, *_ = launch
+    block = engine._blocks[turn % engine.in_flight]
+    launches.prepare(stage, bucket, block)
+    block.fill(stage, bucket, launch[2], 0.0, *launch[3:], engine._told)
+    launches.start(stage, bucket, block)
+    launches.mark(block)
+    launches.wait(block)
+    return block.left().copy(), block._numbers.tolist()
+
+
+class Calls(Launches):
+    """Launches as plain calls, on any device."""
+
+    def wait(self, block):
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("mode", ["throughput", "latency"])
 @pytest.mark.parametrize("classifier", ["recurrent", "cascaded"])
-def test_every_bucket_replayed_in_any_order_does_what_plain_calls_do(classifier):
-    one, other = filled(classifier), filled(classifier)
-    unsure = 0
-    with torch.no_grad():
-        for stage, slots, steps in sequence(80):
-            for name in STATE:
-                getattr(one.arena, name).copy_(getattr(other.arena, name))
-            flags = launcher(one).run(stage, slots, steps).clone()
-            expected = other.stages.run(stage, slots, steps)
-            apart = (one.arena.origins - other.arena.origins).abs().flatten(1).amax(1)
-            assert apart.max() <= 1  # rounding at a pixel's edge
-            sure, live = apart == 0, slots[slots >= 0].long()
-            unsure += int((~sure).sum())
-            assert torch.equal(flags[: len(live)][sure[live]], expected[: len(live)][sure[live]])
-            assert not flags[len(live) :].any()
-            for name in STATE:
-                found, plain = getattr(one.arena, name), getattr(other.arena, name)
-                torch.testing.assert_close(found[sure], plain[sure], rtol=1e-3, atol=1e-3)
+@torch.no_grad()
+def test_every_bucket_replayed_in_any_order_does_what_plain_calls_do(classifier, mode):
+    """Rows that a queue gives and rows that the host has planned; records and queues are the same exactly."""
+    images = random_images(32, 80).to(DEVICE)
+    one, other = by_hand(classifier, mode, images), by_hand(classifier, mode, images)
+    replays, calls = one._launches, Calls(other.stages)
+    outputs = [torch.utils._pytree.tree_leaves(engine._batches[0].output) for engine in (one, other)]
+    launches, left, reasons, unsure = drawn(other, 90), None, set(), 0
+    for turn in itertools.count():
+        try:
+            launch = launches.send(left)
+        except StopIteration:
+            break
+        for name in STATE + EXACT:
+            getattr(one.arena, name).copy_(getattr(other.arena, name))
+        for mine, theirs in zip(*outputs, strict=True):
+            mine.copy_(theirs)
+        (found, counts), (plain, expected) = (
+            launched(one, replays, turn, launch),
+            launched(other, calls, turn, launch),
+        )
+        assert counts == expected
+        assert found.tolist() == plain.tolist()
+        left = plain[:, 0].tolist()
+        reasons |= set(plain[:, 2].tolist())
+        for name in EXACT:
+            assert torch.equal(getattr(one.arena, name), getattr(other.arena, name)), name
+        apart = (one.arena.origins - other.arena.origins).abs().flatten(1).amax(1)
+        assert apart.max() <= 1  # rounding at a pixel's edge
+        sure = apart == 0
+        unsure += int((~sure).sum())
+        for name in STATE:
+            mine, theirs = getattr(one.arena, name)[sure], getattr(other.arena, name)[sure]
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+        rows = torch.from_numpy(other._tickets)[sure.cpu()].to(DEVICE)
+        for mine, theirs in zip(*outputs, strict=True):
+            torch.testing.assert_close(mine[rows], theirs[rows], rtol=1e-3, atol=1e-3, equal_nan=True)
     assert unsure < 20
+    assert turn > 60
+    assert reasons == {reason.value for reason in (Reason.EXITED, Reason.LAST_STEP, Reason.CANCELLED)}
 
 
 def test_launches_are_in_flight_and_nothing_waits(monkeypatch):
@@ -168,14 +222,14 @@ def test_launches_are_in_flight_and_nothing_waits(monkeypatch):
     engine = Engine(model, buckets=(8,))
     images = random_images(200, 80).to(DEVICE)
     engine.predict(images[:40])  # pinned memory is fetched now, and kernels are loaded
-    most, inner = 0, engine._run
+    most, inner = 0, engine._launch
 
-    def run(plan):
+    def launch(plan, now):
         nonlocal most
-        inner(plan)
+        inner(plan, now)
         most = max(most, len(engine._flights))
 
-    monkeypatch.setattr(engine, "_run", run)
+    monkeypatch.setattr(engine, "_launch", launch)
     engine.reset()
     if DEVICE == "cuda":
         torch.cuda._sleep(50_000_000)  # some 25 ms, so that the host is ahead
@@ -185,14 +239,17 @@ def test_launches_are_in_flight_and_nothing_waits(monkeypatch):
     assert engine.scheduler.statistics().waits <= model.config.steps + 1 or DEVICE != "cuda"
 
 
-def test_a_stream_brings_its_answers_without_a_wait():
-    """But for the event of their copies, which is the answers' own."""
+def test_a_stream_s_answers_come_without_a_wait_and_its_memory_goes_back():
+    """Launches write them to page-locked memory: there is nothing to wait for but their records."""
     engine = Engine(tiny_model().to(DEVICE), buckets=(8,))
     images = random_images(200, 80).to(DEVICE)
     list(engine.stream(iter(images[:40])))  # pinned memory is fetched now, and kernels are loaded
+    stream = engine.stream(iter(images))
     with no_waits():
-        answers = list(engine.stream(iter(images)))
-    assert all(answer.logits.device.type == answer.origins.device.type == "cpu" for answer in answers)
+        answers = list(itertools.islice(stream, len(images)))
+    assert next(stream, None) is None  # its end waits for the GPU
+    columns = [column for answer in answers for column in answer.batch.output]
+    assert all(column.device.type == "cpu" and not column.is_pinned() for column in columns)
     expected = engine.predict(images)
     assert [answer.class_id for answer in answers] == expected.class_id.tolist()
     torch.testing.assert_close(torch.stack([answer.logits for answer in answers]), expected.logits.cpu())
@@ -246,49 +303,82 @@ def test_images_of_another_library_on_a_stream_of_its_own():
     assert_as_trace_where_sure(case, engine.predict(taken, case.thresholds))
 
 
-class OutOfMemory:
-    """Wraps `run`: no memory for every third launch of more than one row."""
+class OutOfMemory(Wrapped):
+    """No memory for every third launch of more than one row."""
 
-    def __init__(self, inner):
-        self.inner, self.count, self.failures = inner, 0, 0
+    count = failures = 0
 
-    def run(self, stage, slots, steps):
+    def start(self, stage, bucket, block):
         self.count += 1
-        if self.count % 3 == 0 and len(slots) > 1:
+        if self.count % 3 == 0 and bucket > 1:
             self.failures += 1
             raise torch.OutOfMemoryError("CUDA out of memory (injected)")
-        return self.inner.run(stage, slots, steps)
+        self.inner.start(stage, bucket, block)
 
 
 def test_out_of_memory_now_and_then_costs_no_image():
     case = case_of()
     engine = Engine(tiny_model().to(DEVICE), buckets=(1, 2, 8))
-    failing = OutOfMemory(launcher(engine))
-    setattr(engine, "_graphs" if engine._graphs else "stages", failing)
+    failing = OutOfMemory(engine)
     assert_as_trace_where_sure(case, engine.predict(case.images.to(DEVICE), case.thresholds))
     assert failing.failures > 3
 
 
-@captured
-def test_a_capture_that_fails_is_made_again(monkeypatch):
-    model = tiny_model().cuda()
-    engine = Engine(model, buckets=(1, 8))
-    images = random_images(30, 80).cuda()
-    expected = engine.predict(images)
-    graphs, inner, calls = engine._graphs, engine._graphs._capture, []
+@pytest.fixture
+def captures(monkeypatch):
+    """How often a graph has been captured; those whose turn is in `fail` have no memory."""
+    seen = SimpleNamespace(count=0, fail=())
 
-    def capture(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
+    def capture(*given, **named):
+        seen.count += 1
+        if seen.count in seen.fail:
             raise torch.OutOfMemoryError("CUDA out of memory (injected)")
-        return inner(*arguments)
+        return inner(*given, **named)
 
-    monkeypatch.setattr(graphs, "_capture", capture)
-    floats = engine.predict(model.normalise(images))  # another type of pixels: all is captured again
-    bytes_again = engine.predict(images)
-    assert len(calls) == 2 + 4 + 4
-    assert torch.equal(floats.exit_step, expected.exit_step)
-    assert torch.equal(bytes_again.class_id, expected.class_id)
+    inner = launches_file.capture
+    monkeypatch.setattr(launches_file, "capture", capture)
+    return seen
+
+
+@captured
+def test_a_capture_that_fails_is_a_launch_that_is_tried_again(captures):
+    case, captures.fail = case_of(), (1, 3)
+    engine = engine_of(tiny_model().cuda(), (1, 8))
+    assert captures.count == 0, "with costs that are given nothing is captured before it is needed"
+    assert_as_trace_where_sure(case, engine.predict(case.images.cuda(), case.thresholds))
+    assert engine.scheduler.statistics().failures == 2
+    assert captures.count == len(engine._launches._graphs) + 2
+
+
+@captured
+def test_each_type_of_pixels_is_captured_once(captures):
+    model = tiny_model().cuda()
+    engine, images = Engine(model, buckets=(1, 8)), random_images(30, 80).cuda()
+    assert captures.count == 2 * 2 * engine.in_flight
+    for _ in range(3):
+        of_bytes, of_floats = engine.predict(images), engine.predict(model.normalise(images))
+        assert torch.equal(of_bytes.exit_step, of_floats.exit_step)
+    assert (
+        2 * 2 * engine.in_flight < captures.count == len(engine._launches._graphs) <= 4 * 2 * engine.in_flight
+    )
+
+
+@captured
+def test_streams_of_the_caller_follow_each_other():
+    """A stream that is new waits for what was replayed on the former one."""
+    case = case_of()
+    engine, images = Engine(tiny_model().cuda(), buckets=(1, 8)), case.images.cuda()
+    for _ in range(3):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())  # for the images
+        torch.cuda._sleep(20_000_000)
+        tickets = engine.submit(images[:8])  # the former stream is busy when the next one takes over
+        engine.step()
+        with torch.cuda.stream(side):
+            engine.drain()
+            (answers,) = engine.collect()
+        assert sorted(answers.tickets.tolist()) == list(tickets)
+        assert_as_trace_where_sure(case, engine.predict(images, case.thresholds))
 
 
 def test_engines_are_built_beside_other_threads():
