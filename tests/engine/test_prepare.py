@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from gfnet_fast.engine import prepare
 from gfnet_fast.engine.prepare import Prepared, check_dtype, compiled, compiling, fold_batch_norms
 from gfnet_fast.errors import DeviceError
 from gfnet_fast.model.backbones import TracedEncoder, build_encoder
@@ -105,6 +106,27 @@ def test_a_traced_network_and_the_prepared_copy():
         torch.testing.assert_close(new, old)
     half = Prepared(encoder, 16, 4, torch.bfloat16)(images.bfloat16())[1]
     torch.testing.assert_close(half.float(), encoder(images)[1], rtol=1.6e-2, atol=1.6e-2)
+
+
+def test_the_layout_is_chosen_by_replays(monkeypatch):
+    """By what `captured` makes of a call, which is a replay on a GPU, and by the better of two turns."""
+    made, timed, times = [], [], iter([3.0, 2.0, 1.0, 2.0])
+
+    def captured(run, device):
+        made.append((lambda: None, run.func.layout, device))
+        return made[-1][0]
+
+    def best_time(run, device):
+        timed.append(run)
+        return next(times)
+
+    monkeypatch.setattr(prepare, "captured", captured)
+    monkeypatch.setattr(prepare, "best_time", best_time)
+    encoder = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    prepared = Prepared(encoder, 16, 4, torch.float32)
+    assert timed == [replay for replay, _, _ in made]
+    assert [layout for _, layout, _ in made] == 2 * [torch.contiguous_format, torch.channels_last]
+    assert prepared.layout == torch.contiguous_format
 
 
 @pytest.mark.slow
