@@ -125,8 +125,7 @@ def room_for(count: int, config: GFNetConfig, device: torch.device, *, pinned: b
     )
 
 
-def places_of(output: Prediction) -> NDArray[np.int64]:
-    """Addresses of each row of each column, int64 ``[n, 5]``."""
-    columns = [(column.data_ptr(), column.stride(0) * column.element_size()) for column in output]
-    first, strides = np.array(columns, np.int64).T
-    return first + np.arange(len(output.class_id))[:, None] * strides
+def places_of(output: Prediction) -> tuple[list[int], list[int]]:
+    """Addresses of the first row of each column, and how far apart its rows are, in bytes."""
+    apart = [column.stride(0) * column.element_size() for column in output]
+    return [column.data_ptr() for column in output], apart

@@ -23,8 +23,7 @@ from torch import Tensor
 from gfnet_fast._scheduler import Stage
 
 PLACES = 5  # addresses of an answer: class, confidence, step, logits, origins
-OWN = ENTRY + PLACES + 2  # words of 8 bytes: with deadline and room
-HEAD = 2  # words before the rows
+HEAD = 2  # words of 8 bytes before the rows
 LEFT = 2  # numbers of a record before those that have left
 
 
@@ -37,8 +36,7 @@ class Admission(NamedTuple):
     room : float32 ``[n, 2]``, height and width of the image less the patch
     limit : int32 ``[n, 1]``, no step beyond it; 0: cancelled
     thresholds : float32 ``[n, T]``
-
-    All before `limit`, :data:`OWN` words, is known when an image comes; the rest when it is admitted.
+    ticket : int64 ``[n]``, for the host only
     """
 
     entry: Any
@@ -47,24 +45,26 @@ class Admission(NamedTuple):
     room: Any
     limit: Any
     thresholds: Any
+    ticket: Any
 
     @classmethod
     def of(cls, words: Any, steps: int) -> Admission:
         kinds: Any = torch if isinstance(words, Tensor) else np
-        floats = words.view(kinds.float32)
+        floats, after = words.view(kinds.float32), ENTRY + PLACES
         return cls(
             entry=words[:, :ENTRY],
-            places=words[:, ENTRY : ENTRY + PLACES],
-            deadline=words.view(kinds.float64)[:, OWN - 2 : OWN - 1],
-            room=floats[:, 2 * OWN - 2 : 2 * OWN],
-            limit=words.view(kinds.int32)[:, 2 * OWN : 2 * OWN + 1],
-            thresholds=floats[:, 2 * OWN + 1 : 2 * OWN + 1 + steps],
+            places=words[:, ENTRY:after],
+            deadline=words.view(kinds.float64)[:, after : after + 1],
+            room=floats[:, 2 * after + 2 : 2 * after + 4],
+            limit=words.view(kinds.int32)[:, 2 * after + 4 : 2 * after + 5],
+            thresholds=floats[:, 2 * after + 5 : 2 * after + 5 + steps],
+            ticket=words[:, -1],
         )
 
     @staticmethod
     def width(steps: int) -> int:
         """W, in words of 8 bytes."""
-        return OWN + (1 + steps + 1) // 2
+        return ENTRY + PLACES + 1 + 1 + (1 + steps + 1) // 2 + 1
 
 
 class Side(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -17,7 +17,11 @@ from gfnet_fast.errors import InputError
 
 Images = Tensor | Sequence[Tensor]
 IMAGE_DTYPES = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)
-FORM = attrgetter("dtype", "device", "shape", "layout")
+# What images of one form have in common: class, type of pixels, and where they lie but for the address.
+FORM: tuple[Callable[[Tensor], Any], ...] = (
+    type, attrgetter("dtype"), attrgetter("device"), attrgetter("layout"), Tensor.is_neg, Tensor.size,
+    Tensor.stride,
+)  # fmt: skip
 MOST_KNOWN = 4096
 _KNOWN: dict[Any, tuple[int, ...]] = {}  # rows of forms that are in order; the address is each image's own
 
@@ -67,8 +71,11 @@ def _of_list(
     images: Sequence[Tensor], least: int, device: torch.device
 ) -> tuple[NDArray[np.int64], torch.dtype]:
     """One image is looked at for each form: type, pixels, device, shape, layout, sign and strides."""
-    signs, strides = map(Tensor.is_neg, images), map(Tensor.stride, images)
-    forms = list(zip(map(type, images), map(FORM, images), signs, strides, strict=True))
+    alike = [set(map(part, images)) for part in FORM]
+    if all(len(kinds) == 1 for kinds in alike):
+        forms = [tuple(kinds.pop() for kinds in alike)]
+    else:
+        forms = list(zip(*(map(part, images) for part in FORM), strict=True))
     addresses = np.fromiter(map(Tensor.data_ptr, images), np.int64, len(images))
     if not addresses.all():  # no memory at all, whatever the form says
         raise TypeError("images: expected tensors with memory")
@@ -80,7 +87,7 @@ def _of_list(
                 _KNOWN.clear()
             _KNOWN[form, least, device] = row
         rows[form] = row
-    types = {form[1][0] for form in rows}
+    types = {form[1] for form in rows}
     if len(types) > 1:
         raise InputError(f"images: expected one dtype for all in flight, got {sorted(map(str, types))}")
     entries = np.empty((len(images), ENTRY), np.int64)

@@ -18,7 +18,7 @@ from torch import Tensor
 from gfnet_fast._scheduler import CostTable, Mode, Plan, Reason, Scheduler, Verdict
 from gfnet_fast.engine.answers import Answers, Batch, Full, places_of, room_for
 from gfnet_fast.engine.arena import Arena
-from gfnet_fast.engine.blocks import OWN, Admission, Block
+from gfnet_fast.engine.blocks import Admission, Block
 from gfnet_fast.engine.intake import Images, entries_of
 from gfnet_fast.engine.launches import launches_of, measure
 from gfnet_fast.engine.prepare import check_dtype, compiling
@@ -120,9 +120,10 @@ class Loop:
         self._clock, self._streaming = clock, False
         self._flights: deque[Flight] = deque()
         self._launched = 0
-        self._told = np.zeros((self.capacity, Admission.width(steps)), np.int64)
-        self._limits = Admission.of(self._told, steps).limit[:, 0]
-        self._tickets = np.full(self.capacity, -1, np.int64)  # of slots; a free one keeps its last
+        self._words_told = np.zeros((self.capacity, Admission.width(steps)), np.int64)
+        self._told = Admission.of(self._words_told, steps)  # by slot; a free one keeps its last image's
+        self._told.ticket[:] = -1
+        self._incoming = self._words_told[:0]  # what the images that wait to be admitted will be told
         self._sources = np.full(self.capacity, None)  # of slots, where the images came one by one
         self._singles = False
         self._next = 0
@@ -182,10 +183,11 @@ class Loop:
 
     def _apply(self) -> None:
         """Tell all slots of new thresholds and of a new limit, which any thread may have set."""
-        self._changed = False
-        told, arena = Admission.of(self._told, self.config.steps), self.arena
-        told.thresholds[:] = self._thresholds.numpy()
-        self._limits[self._limits > 0] = self._max_steps
+        self._changed, arena = False, self.arena
+        for words in (self._words_told, self._incoming):
+            told = Admission.of(words, self.config.steps)
+            told.thresholds[:] = self._thresholds.numpy()
+            told.limit[told.limit > 0] = self._max_steps
         arena.thresholds.copy_(self._to_device(self._thresholds))
         arena.limits.masked_fill_(arena.limits > 0, self._max_steps)
 
@@ -195,8 +197,8 @@ class Loop:
         They are answered all the same, with Reason.CANCELLED and what they had found. Tickets of images that
         have left are passed over.
         """
-        slots = np.flatnonzero(np.isin(self._tickets, list(tickets)))
-        self._limits[slots] = 0
+        slots = np.flatnonzero(np.isin(self._told.ticket, list(tickets)))
+        self._told.limit[slots] = 0
         with self._computing():
             self.arena.limits.index_fill_(0, self._to_device(torch.from_numpy(slots)), 0)
 
@@ -223,14 +225,14 @@ class Loop:
         stage, bucket, count, failure = plan.stage, plan.bucket, plan.count, None
         try:
             self._launches.prepare(stage, bucket, block)
-            block.fill(stage, bucket, count, now, plan.slots, plan.steps, self._told)
+            block.fill(stage, bucket, count, now, plan.slots, plan.steps, self._words_told)
             self._launches.start(stage, bucket, block)
         except BaseException as error:
             failure = error
             if count > 1:
                 self.scheduler.fail(plan.id, self._clock())
             else:
-                block.fill(stage, bucket, count, now, plan.slots, plan.steps, self._told)
+                block.fill(stage, bucket, count, now, plan.slots, plan.steps, self._words_told)
                 self._launches.drop(stage, bucket, block)
         if failure is None or count == 1:
             self._launched += 1
@@ -248,7 +250,7 @@ class Loop:
             left = block.left()
             self.scheduler.complete(plan.id, left, self._clock())
             if error is not None:
-                self._errors |= dict.fromkeys(self._tickets[left[:, 0]].tolist(), error)
+                self._errors |= dict.fromkeys(self._told.ticket[left[:, 0]].tolist(), error)
             wait = False
 
     def _let_go(self) -> None:
@@ -261,13 +263,13 @@ class Loop:
             self._answer(slots[late], left.steps[late])
             if self._flights:
                 self._flights[-1].held.append(self._sources[slots])
-        self._left.append((self._tickets[slots], reasons))
+        self._left.append((self._told.ticket[slots], reasons))
         if self._singles:
             self._sources[slots] = None
 
     def _answer(self, slots: NDArray[np.int32], steps: NDArray[np.int32]) -> None:
         """Give the newest answers of slots whose time is up; a launch that one is in may have come first."""
-        places = Admission.of(self._told[slots], self.config.steps).places.copy()
+        places = self._told.places[slots]
         rows, at, wanted = (self._to_device(torch.from_numpy(n)) for n in (slots, steps, places))
         scatter(self.arena.places, rows, wanted)  # of one that has had no glance the device knows nothing
         self.stages.deliver(rows, torch.full_like(rows, DEADLINE), at)
@@ -348,19 +350,31 @@ class Loop:
         return entries
 
     def _words(self, entries: Array, output: Prediction) -> Array:
-        """What slots are told of images at `entries` whose answers go to `output`, int64 ``[n, OWN]``."""
-        words = np.empty((len(entries), OWN), np.int64)
+        """What slots are told of images at `entries` whose answers go to `output`, int64 ``[n, W]``."""
+        first, rise = np.zeros((2, 1, self._words_told.shape[1]), np.int64)  # the first row, and to the next
+        told, apart = Admission.of(first, self.config.steps), Admission.of(rise, self.config.steps)
+        told.places[0], apart.places[0] = places_of(output)
+        told.ticket[0], apart.ticket[0] = self._next, 1
+        told.deadline[0], told.limit[0], told.thresholds[0] = (
+            math.inf,
+            self._max_steps,
+            self._thresholds.numpy(),
+        )
+        words = first + np.arange(len(entries))[:, None] * rise
         told = Admission.of(words, self.config.steps)
-        told.entry[:], told.places[:], told.deadline[:] = entries, places_of(output), math.inf
-        told.room[:] = entries[:, 1:3] - self.arena.patch
+        told.entry[:], told.room[:] = entries, entries[:, 1:3] - self.arena.patch
         return words
 
     def _take_in(self, words: Array, images: Sequence[Tensor] | None) -> None:
         """Admit all, taking steps where there is no room; single `images` are kept until they leave."""
-        taken = self._admit(words, images)
-        while taken < len(words):
+        taken = 0
+        while True:
+            self._incoming = words[taken:]
+            taken += self._admit(self._incoming, None if images is None else images[taken:])
+            if taken == len(words):
+                break
             self._make_room()
-            taken += self._admit(words[taken:], None if images is None else images[taken:])
+        self._incoming = words[:0]
 
     def _admit(self, words: Array, images: Sequence[Tensor] | None) -> int:
         now, deadlines = self._clock(), None
@@ -370,9 +384,7 @@ class Loop:
         slots = self.scheduler.admit(len(words), now, deadlines)
         count = len(slots)
         if count:
-            self._told[slots, :OWN] = words[:count]
-            self._limits[slots] = self._max_steps
-            self._tickets[slots] = np.arange(self._next, self._next + count)
+            self._words_told[slots] = words[:count]
             self._next += count
             if images is not None:
                 self._sources[slots] = np.fromiter(images[:count], object, count)

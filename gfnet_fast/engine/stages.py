@@ -212,15 +212,15 @@ class Stages:
     def admit(self, block: Block, slots: Tensor) -> None:
         """Tell the slots of a glance all about their images."""
         arena, told = self.arena, Admission.of(block.device.admitted[: len(slots)], self.config.steps)
-        homes = Admission(
-            entry=arena.table.entries,
-            places=arena.places,
-            deadline=arena.deadlines[:, None],
-            room=arena.room,
-            limit=arena.limits[:, None],
-            thresholds=arena.thresholds,
+        homes = (
+            (arena.table.entries, told.entry),
+            (arena.places, told.places),
+            (arena.deadlines[:, None], told.deadline),
+            (arena.room, told.room),
+            (arena.limits[:, None], told.limit),
+            (arena.thresholds, told.thresholds),
         )
-        gk.scatter_all(homes, slots, told)
+        gk.scatter_all([home for home, _ in homes], slots, [part for _, part in homes])
 
     def glance(self, block: Block, slots: Tensor, steps: Tensor) -> None:
         c, arena = self.config, self.arena

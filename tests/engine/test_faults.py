@@ -34,7 +34,7 @@ class Failing(Wrapped):
 
     def start(self, stage, bucket, block):
         self.launches.append((stage, bucket))
-        tickets = {int(self.engine._tickets[slot]) for slot in rows_of(self.engine, stage, bucket, block)}
+        tickets = {int(self.engine._told.ticket[slot]) for slot in rows_of(self.engine, stage, bucket, block)}
         fails, error = self.when(stage, tickets, len(self.launches)), MemoryError("no room for this launch")
         with mock.patch.object(self.engine.stages, "keep", side_effect=error) if fails else nullcontext():
             self.inner.start(stage, bucket, block)

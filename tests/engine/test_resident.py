@@ -14,7 +14,6 @@ import torch
 
 from gfnet_fast._scheduler import CostTable, Reason, Scheduler, Stage, Verdict
 from gfnet_fast.engine.arena import Arena
-from gfnet_fast.engine.blocks import Admission
 from gfnet_fast.engine.stages import Look, Stages
 from gfnet_fast.errors import InputError
 from tests.conftest import expected_exits, random_images, tiny_model
@@ -24,9 +23,8 @@ from tests.engine.test_eager import random_thresholds
 
 def told(engine):
     """What the slots of images that wait for their glance are going to be told, by ticket."""
-    told = Admission.of(engine._told, engine.config.steps)
-    order = engine._tickets.argsort()[-(engine.capacity - engine.scheduler.occupancy().free) :]
-    return told, order
+    order = engine._told.ticket.argsort()[-(engine.capacity - engine.scheduler.occupancy().free) :]
+    return engine._told, order
 
 
 @pytest.mark.parametrize("mode", MODES)
