@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,21 +63,22 @@ class Answer(NamedTuple):
     exit_step: int
     reason: Reason
     error: str | None
-    batch: Batch
+    all_logits: Tensor
+    all_origins: Tensor
     row: int
 
     @property
     def logits(self) -> Tensor:
         """float32 ``[K]``, a view of those of the images that came together."""
-        return self.batch.output.logits[self.row]
+        return self.all_logits[self.row]
 
     @property
     def origins(self) -> Tensor:
         """int64 ``[T - 1, 2]``, a view likewise."""
-        return self.batch.output.origins[self.row]
+        return self.all_origins[self.row]
 
 
-_ANSWER = partial(tuple.__new__, Answer)  # of all fields: what Answer() does, without a call in Python
+ANSWER = partial(tuple.__new__, Answer)  # of all fields: what Answer() does, without a call in Python
 
 
 class Batch:
@@ -97,18 +97,6 @@ class Batch:
         self.output, self.images = output, images
         self.left = self.end - first  #: how many have not been collected
 
-    def answers(self, begin: int, end: int, reasons: list[Reason], errors: Mapping[int, str]) -> list[Answer]:
-        """One value an image, of tickets `begin` to `end`, whose answers are there."""
-        rows, tickets = range(begin - self.first, end - self.first), range(begin, end)
-        numbers = (column[rows.start : rows.stop].tolist() for column in self.output[:3])
-        texts = map(errors.get, tickets) if errors else repeat(None, len(rows))
-        values = zip(tickets, *numbers, reasons, texts, repeat(self, len(rows)), rows, strict=True)
-        return list(map(_ANSWER, values))
-
-    def copy(self) -> None:
-        """Give page-locked memory back, once all answers are there."""
-        self.output = Prediction(*(column.clone() for column in self.output))
-
 
 def room_for(count: int, config: GFNetConfig, device: torch.device, *, pinned: bool = False) -> Prediction:
     """A Prediction of `count` rows that hold nothing yet."""
@@ -125,7 +113,8 @@ def room_for(count: int, config: GFNetConfig, device: torch.device, *, pinned: b
     )
 
 
-def places_of(output: Prediction) -> tuple[list[int], list[int]]:
-    """Addresses of the first row of each column, and how far apart its rows are, in bytes."""
+def places_of(output: Prediction) -> NDArray[np.int64]:
+    """Addresses of each row of each column, int64 ``[n, 5]``."""
+    first = [column.data_ptr() for column in output]
     apart = [column.stride(0) * column.element_size() for column in output]
-    return [column.data_ptr() for column in output], apart
+    return np.arange(len(output.class_id))[:, None] * apart + first

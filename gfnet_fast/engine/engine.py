@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from itertools import islice
+from itertools import islice, repeat
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gfnet_fast._scheduler import Mode
-from gfnet_fast.engine.answers import Answer, Batch, PassError, room_for
+from gfnet_fast._scheduler import Mode, capacity_without_waits
+from gfnet_fast.config import GFNetConfig
+from gfnet_fast.engine.answers import ANSWER, Answer, PassError, places_of, room_for
 from gfnet_fast.engine.intake import Images
 from gfnet_fast.engine.loop import REASONS, Array, Loop
 from gfnet_fast.errors import InputError
@@ -69,7 +69,7 @@ class Engine(Loop):
         first, output = self._next, room_for(len(entries), self.config, self.arena.device)
         try:
             with self._computing():
-                self._take_in(self._words(entries, output), None)
+                self._take_in(self._words(entries, places_of(output)), None)
                 self._drain()
         except BaseException:
             self.reset()
@@ -93,42 +93,36 @@ class Engine(Loop):
         When the consumer stops, or the iterable raises, nothing of the images stays behind.
         """
         self._expect_idle()
-        self._streaming, at_once = True, self._at_once()
+        self._streaming, at_once, least = True, self._at_once(), self._least()
         window = self.capacity * self.config.steps
-        line = Line(self._next, window, pinned=self.arena.device.type == "cuda")
+        line = Line(self._next, window, self.config, pinned=self.arena.device.type == "cuda")
         source, ended = iter(images), False
         try:
             while not ended or line.first < self._next:
-                places = self.scheduler.occupancy()
-                room = min(places.free, window - (self._next - line.first))
-                if self.mode is Mode.DEADLINE and places.waiting:
+                held = self.scheduler.occupancy()
+                room = min(held.free, window - (self._next - line.first))
+                if room < least or (self.mode is Mode.DEADLINE and held.waiting):
                     room = 0
                 wanted = 0 if ended else min(room, at_once)
                 batch = list(islice(source, wanted))
                 ended = ended or len(batch) < wanted
                 with self._computing():
                     if batch:
-                        line.join(self._join(batch))
+                        places = line.places(self._next, len(batch))
+                        self._take_in(self._words(self._entries(batch), places), batch)
                     if ended or self.mode is Mode.LATENCY:
                         self._drain()
                     else:
                         self._make_room()
                 if self.mode is Mode.DEADLINE:  # answers of those whose time is up come with no record
                     self._launches.finish()
-                line.note(self._left)
-                for answers in line.answers(self._errors):
-                    yield from answers
+                if ended or sum(len(tickets) for tickets, _ in self._left) >= least:
+                    line.note(self._left)
+                    for answers in line.answers(self._errors):
+                        yield from answers
         finally:
             self._streaming = False
             self.reset()
-
-    def _join(self, images: list[Tensor]) -> Batch:
-        """Take images in whose answers go to the host, which a GPU reaches where memory is page-locked."""
-        entries, pinned = self._entries(images), self.arena.device.type == "cuda"
-        output = room_for(len(images), self.config, torch.device("cpu"), pinned=pinned)
-        batch = Batch(self._next, output)
-        self._take_in(self._words(entries, output), images)
-        return batch
 
     def _at_once(self) -> int:
         """How many images a stream asks for at a time."""
@@ -138,6 +132,16 @@ class Engine(Loop):
             return self.buckets[-1]
         return max((rows for rows, seconds in self.costs.glance if seconds <= self.allowed / 2), default=1)
 
+    def _least(self) -> int:
+        """For how many places and answers a stream waits: few together take the host as long as a batch.
+
+        In throughput mode as many as keep no launch waiting.
+        """
+        if self.mode is not Mode.THROUGHPUT:
+            return 1
+        spare = self.capacity - capacity_without_waits(self.costs, self.in_flight)
+        return max(1, min(spare, self.buckets[-1]))
+
     def _expect_idle(self) -> None:
         if self._streaming or self._left or self.scheduler.occupancy().free < self.capacity:
             raise InputError(
@@ -146,44 +150,45 @@ class Engine(Loop):
 
 
 class Line:
-    """The images of a stream that have been asked for and not been given back, in their order."""
+    """The images of a stream that have been asked for and not been given back, in their order.
 
-    def __init__(self, first: int, window: int, *, pinned: bool) -> None:
-        """`first`: the ticket of the next answer; `window`: how many tickets beyond it may be known.
+    Their answers go to rows of a ring on the host, one a ticket, and are copied out of it a batch at a time.
+    """
 
-        `pinned`: whether answers come in page-locked memory, which is given back.
+    def __init__(self, first: int, window: int, config: GFNetConfig, *, pinned: bool) -> None:
+        """`first`: the ticket of the next answer; `window`: how many tickets from there on may be known.
+
+        `pinned`: page-locked memory, which a GPU reaches.
         """
-        self.first, self._pinned = first, pinned
-        self._batches: deque[Batch] = deque()
+        self.first, self._window = first, window
+        self._output = room_for(window, config, torch.device("cpu"), pinned=pinned)
+        self._places = places_of(self._output)
         self._gone, self._reasons = np.zeros(window, bool), np.zeros(window, np.int32)
 
-    def join(self, batch: Batch) -> None:
-        self._batches.append(batch)
+    def places(self, first: int, count: int) -> Array:
+        """Addresses of the answers of `count` tickets, int64 ``[count, 5]``."""
+        return self._places[np.arange(first, first + count) % self._window]
 
     def note(self, left: list[tuple[Array, NDArray[np.int32]]]) -> None:
         """Who has left, tickets and reasons; they are taken out of the list."""
         for tickets, reasons in left:
-            places = tickets % len(self._gone)
-            self._gone[places], self._reasons[places] = True, reasons
+            rows = tickets % self._window
+            self._gone[rows], self._reasons[rows] = True, reasons
         left.clear()
 
     def answers(self, errors: dict[int, str]) -> Iterator[list[Answer]]:
         """Those that have left and nobody before whom has not; errors by ticket are taken out."""
-        while self._batches:
-            batch = self._batches[0]
-            places = np.arange(self.first, batch.end) % len(self._gone)
-            gone = self._gone[places]
-            count = len(gone) if gone.all() else int(gone.argmin())
+        while True:
+            begin = self.first % self._window
+            gone = self._gone[begin:]
+            count = int(gone.argmin()) or len(gone) * bool(gone[0])
             if not count:
                 return
-            here = places[:count]
-            self._gone[here] = False
-            reasons = [REASONS[reason] for reason in self._reasons[here].tolist()]
-            begin, self.first = self.first, self.first + count
-            if self.first == batch.end:
-                self._batches.popleft()
-                if self._pinned:
-                    batch.copy()
-            yield batch.answers(begin, self.first, reasons, errors)
-            for ticket in range(begin, self.first) if errors else ():
-                errors.pop(ticket, None)
+            rows, tickets = slice(begin, begin + count), range(self.first, self.first + count)
+            self.first, gone[:count] = self.first + count, False
+            numbers = (column[rows].tolist() for column in self._output[:3])
+            reasons = REASONS[self._reasons[rows]].tolist()
+            texts = [errors.pop(ticket, None) for ticket in tickets] if errors else repeat(None, count)
+            logits, origins = (column[rows].clone() for column in self._output[3:])
+            found = repeat(logits, count), repeat(origins, count), range(count)
+            yield list(map(ANSWER, zip(tickets, *numbers, reasons, texts, *found, strict=True)))

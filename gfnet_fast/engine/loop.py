@@ -29,7 +29,7 @@ from gfnet_fast.results import Prediction
 
 BUCKETS = (1, 8, 64)
 FAR = 1e9  # seconds: the deadline of an image that has none
-REASONS = tuple(Reason)
+REASONS = np.array(list(Reason), object)  # by value
 Array = NDArray[np.int64]
 
 
@@ -160,13 +160,13 @@ class Loop:
     @property
     def thresholds(self) -> Tensor:
         """float32 ``[T]``; launches planned from now on use what is set here, for all images."""
-        return self._thresholds.clone()
+        return torch.from_numpy(self._thresholds.copy())
 
     @thresholds.setter
     def thresholds(self, row: Tensor) -> None:
         if tuple(row.shape) != (self.config.steps,):
             raise InputError(f"thresholds: expected [{self.config.steps}], got {list(row.shape)}")
-        self._thresholds = row.detach().to("cpu", torch.float32, copy=True)
+        self._thresholds = row.detach().to("cpu", torch.float32, copy=True).numpy()
         self._changed = True
 
     @property
@@ -186,9 +186,9 @@ class Loop:
         self._changed, arena = False, self.arena
         for words in (self._words_told, self._incoming):
             told = Admission.of(words, self.config.steps)
-            told.thresholds[:] = self._thresholds.numpy()
+            told.thresholds[:] = self._thresholds
             told.limit[told.limit > 0] = self._max_steps
-        arena.thresholds.copy_(self._to_device(self._thresholds))
+        arena.thresholds.copy_(self._to_device(torch.from_numpy(self._thresholds)))
         arena.limits.masked_fill_(arena.limits > 0, self._max_steps)
 
     def cancel(self, tickets: Iterable[int]) -> None:
@@ -292,7 +292,7 @@ class Loop:
         with self._computing():
             prediction = self._rows_of(tickets)
         errors = {ticket: self._errors.pop(ticket) for ticket in tickets.tolist() if ticket in self._errors}
-        return [Answers(tickets, prediction, [REASONS[reason] for reason in reasons.tolist()], errors)]
+        return [Answers(tickets, prediction, REASONS[reasons].tolist(), errors)]
 
     def _rows_of(self, tickets: Array) -> Prediction:
         """The answers of these tickets, copied from where they were written to."""
@@ -334,7 +334,7 @@ class Loop:
             whole, singles = (images, None) if isinstance(images, Tensor) else (None, images)
             batch = Batch(self._next, output, whole)
             self._batches.append(batch)
-            self._take_in(self._words(entries, output), singles)
+            self._take_in(self._words(entries, places_of(output)), singles)
         return range(batch.first, batch.end)
 
     def _entries(self, images: Images) -> Array:
@@ -349,20 +349,13 @@ class Loop:
             self.arena.hold(pixels)
         return entries
 
-    def _words(self, entries: Array, output: Prediction) -> Array:
-        """What slots are told of images at `entries` whose answers go to `output`, int64 ``[n, W]``."""
-        first, rise = np.zeros((2, 1, self._words_told.shape[1]), np.int64)  # the first row, and to the next
-        told, apart = Admission.of(first, self.config.steps), Admission.of(rise, self.config.steps)
-        told.places[0], apart.places[0] = places_of(output)
-        told.ticket[0], apart.ticket[0] = self._next, 1
-        told.deadline[0], told.limit[0], told.thresholds[0] = (
-            math.inf,
-            self._max_steps,
-            self._thresholds.numpy(),
-        )
-        words = first + np.arange(len(entries))[:, None] * rise
+    def _words(self, entries: Array, places: Array) -> Array:
+        """What slots are told of images at `entries` whose answers go to `places`, int64 ``[n, W]``."""
+        words = np.empty((len(entries), self._words_told.shape[1]), np.int64)
         told = Admission.of(words, self.config.steps)
         told.entry[:], told.room[:] = entries, entries[:, 1:3] - self.arena.patch
+        told.places[:], told.ticket[:] = places, np.arange(self._next, self._next + len(entries))
+        told.deadline[:], told.limit[:], told.thresholds[:] = math.inf, self._max_steps, self._thresholds
         return words
 
     def _take_in(self, words: Array, images: Sequence[Tensor] | None) -> None:
