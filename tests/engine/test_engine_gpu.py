@@ -23,7 +23,6 @@ from gfnet_fast._scheduler import Reason, Stage
 from gfnet_fast.checkpoints import load
 from gfnet_fast.data.digits import ClutteredDigits
 from gfnet_fast.engine import launches as launches_file
-from gfnet_fast.engine.blocks import Admission
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.launches import Launches
 from gfnet_fast.engine.prepare import check_dtype
@@ -120,7 +119,7 @@ def by_hand(classifier, mode, images):
     )
     engine.submit(images)
     engine._apply()
-    draw, told = np.random.default_rng(0), Admission.of(engine._told, engine.config.steps)
+    draw, told = np.random.default_rng(0), engine._told
     told.thresholds[:] = np.where(draw.random(told.thresholds.shape) < 0.3, -1e8, np.inf)
     told.limit[:] = draw.choice((0, 2, 3, 4, 4, 4), told.limit.shape)
     for column in engine._batches[0].output:
@@ -158,7 +157,7 @@ def launched(engine, launches, turn, launch):
     stage, bucket, *_ = launch
     block = engine._blocks[turn % engine.in_flight]
     launches.prepare(stage, bucket, block)
-    block.fill(stage, bucket, launch[2], 0.0, *launch[3:], engine._told)
+    block.fill(stage, bucket, launch[2], 0.0, *launch[3:], engine._words_told)
     launches.start(stage, bucket, block)
     launches.mark(block)
     launches.wait(block)
@@ -209,7 +208,7 @@ def test_every_bucket_replayed_in_any_order_does_what_plain_calls_do(classifier,
         for name in STATE:
             mine, theirs = getattr(one.arena, name)[sure], getattr(other.arena, name)[sure]
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
-        rows = torch.from_numpy(other._tickets)[sure.cpu()].to(DEVICE)
+        rows = torch.from_numpy(other._told.ticket)[sure.cpu()].to(DEVICE)
         for mine, theirs in zip(*outputs, strict=True):
             torch.testing.assert_close(mine[rows], theirs[rows], rtol=1e-3, atol=1e-3, equal_nan=True)
     assert unsure < 20
@@ -248,7 +247,7 @@ def test_a_stream_s_answers_come_without_a_wait_and_its_memory_goes_back():
     with no_waits():
         answers = list(itertools.islice(stream, len(images)))
     assert next(stream, None) is None  # its end waits for the GPU
-    columns = [column for answer in answers for column in answer.batch.output]
+    columns = [column for answer in answers for column in (answer.logits, answer.origins)]
     assert all(column.device.type == "cpu" and not column.is_pinned() for column in columns)
     expected = engine.predict(images)
     assert [answer.class_id for answer in answers] == expected.class_id.tolist()

@@ -6,6 +6,7 @@ from unittest import mock
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from gfnet_fast._scheduler import Stage
 from gfnet_fast.engine.capture import CAPTURE, WARM_UP, capture, captured
@@ -154,6 +155,53 @@ def test_a_capture_that_raises_is_made_again_when_it_is_wanted_again(cuda, graph
     graphs.prepare(Stage.GLANCE, 8, block)
     graphs.start(Stage.GLANCE, 8, block)
     assert len(cuda.graphs) == 1 + 2 + 1
+
+
+class Operations(TorchDispatchMode):
+    """What torch computes: names, without views and memory that is only fetched."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        returns = func._schema.returns
+        view = any(value.alias_info is not None and not value.alias_info.is_write for value in returns)
+        if not view and func is not torch.ops.aten.empty.memory_format:
+            self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+class Unwatched(Wrapped):
+    """Launches are left out."""
+
+    def start(self, stage, bucket, block):
+        with _disable_current_modes():
+            self.inner.start(stage, bucket, block)
+
+
+@pytest.mark.parametrize("mode", ["throughput", "latency"])
+def test_nothing_is_computed_between_launches(tiny, mode):
+    """Neither for images that come, nor for plans, records and answers; a graph holds all there is."""
+    images = random_images(40, 80, 32)
+    engine = engine_of(tiny, (1, 8), mode=mode)
+    thresholds = random_thresholds(tiny, images, 32)
+    expected = engine.predict(images, thresholds)
+    launches = Unwatched(engine)
+    with Operations() as seen:
+        out = engine.predict(images)
+        engine.predict(list(images))
+    assert torch.equal(out.class_id, expected.class_id)
+    assert seen.names == []
+    with Operations() as seen:
+        answers = list(engine.stream(iter(images)))
+    assert [answer.class_id for answer in answers] == expected.class_id.tolist()
+    on_the_host = {"aten.clone.default"}
+    assert set(seen.names) - on_the_host == {"aten.zero_.default"}, "the queue, when the stream has ended"
+    engine._launches = launches.inner
+    with Operations() as seen:
+        engine.predict(images[:8])
+    assert len(seen.names) > 50, "launches are seen"
 
 
 class Unmarked(Wrapped):
