@@ -158,7 +158,7 @@ def test_an_image_that_cannot_be_computed_is_an_error_in_its_place(model, frames
 
     class Poisoned(Wrapped):
         def start(self, stage, bucket, block):
-            if poisoned["ticket"] in engine._tickets[rows_of(engine, stage, bucket, block)]:
+            if poisoned["ticket"] in engine._told.ticket[rows_of(engine, stage, bucket, block)]:
                 raise MemoryError("no room")
             self.inner.start(stage, bucket, block)
 
