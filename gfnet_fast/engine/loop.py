@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from gfnet_kernels import DEADLINE, scatter
+from gfnet_kernels import DEADLINE, ERROR, scatter
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -138,7 +138,8 @@ class Loop:
         self._launches.finish()
         self._batches: list[Batch] = []
         self._left: list[tuple[Array, NDArray[np.int32]]] = []
-        self._errors: dict[int, str] = {}
+        self._failures: dict[int, str] = {}  # why the launch of a slot alone has failed
+        self._errors: dict[int, str] = {}  # the same of a ticket that has left for it
         self._sources[:], self._singles = None, False
         with self._computing():
             self.arena.clear()
@@ -250,7 +251,7 @@ class Loop:
             left = block.left()
             self.scheduler.complete(plan.id, left, self._clock())
             if error is not None:
-                self._errors |= dict.fromkeys(self._told.ticket[left[:, 0]].tolist(), error)
+                self._failures |= dict.fromkeys(left[:, 0].tolist(), error)
             wait = False
 
     def _let_go(self) -> None:
@@ -263,9 +264,15 @@ class Loop:
             self._answer(slots[late], left.steps[late])
             if self._flights:
                 self._flights[-1].held.append(self._sources[slots])
-        self._left.append((self._told.ticket[slots], reasons))
+        tickets = self._told.ticket[slots]
+        self._left.append((tickets, reasons))
         if self._singles:
             self._sources[slots] = None
+        if self._failures:
+            for slot, ticket in zip(
+                slots[reasons == ERROR].tolist(), tickets[reasons == ERROR].tolist(), strict=True
+            ):
+                self._errors[ticket] = self._failures.pop(slot)
 
     def _answer(self, slots: NDArray[np.int32], steps: NDArray[np.int32]) -> None:
         """Give the newest answers of slots whose time is up; a launch that one is in may have come first."""
