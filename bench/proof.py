@@ -1,6 +1,6 @@
 """What a GPU gives, in one process: python bench/proof.py [PART ...] --out FOLDER.
 
-    control    what a launch has beside the networks and what runs between launches (control.py)
+    control    what a launch has beside the networks, piece by piece (control.py)
     ladder     from the official way to this engine, one technique after another (ladder.py)
     kernels    each kernel beside what torch offers (kernels.py)
     engine     two models, three batches, three shares of exits (engine.py)
