@@ -128,6 +128,7 @@ class Loop:
         self._singles = False
         self._next = 0
         self._max_steps = steps
+        self._thresholds, self._changed = np.full(steps, np.nan, np.float32), True
         self.thresholds = model.default_thresholds()
         self.reset()
 
@@ -167,8 +168,9 @@ class Loop:
     def thresholds(self, row: Tensor) -> None:
         if tuple(row.shape) != (self.config.steps,):
             raise InputError(f"thresholds: expected [{self.config.steps}], got {list(row.shape)}")
-        self._thresholds = row.detach().to("cpu", torch.float32, copy=True).numpy()
-        self._changed = True
+        row_here = row.detach().to("cpu", torch.float32, copy=True).numpy()
+        if not np.array_equal(row_here, self._thresholds, equal_nan=True):
+            self._thresholds, self._changed = row_here, True
 
     @property
     def max_steps(self) -> int:
