@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import torch
+from cli_runner import run
 
 from gfnet_fast.checkpoints import load
-from gfnet_fast.cli import main
 from tests.conftest import tiny_model
 from tests.test_predictor import folder, pictures  # noqa: F401
 
@@ -21,48 +21,53 @@ def model(tmp_path_factory):
     return str(path)
 
 
-def run(*args, **options):
+def process(*args):
+    """As its own process, where that is what counts."""
     command = [sys.executable, "-c", "from gfnet_fast.cli import main; main()", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_folder_as_jsonl(model, folder):  # noqa: F811
-    done = run("predict", folder, "--model", model, "--format", "jsonl", "--thresholds", "0.5,0.4,0.3,-1e8")
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    """Nothing that is imported or left at the end says a word."""
+    command = process(
+        "predict", folder, "--model", model, "--format", "jsonl", "--thresholds", "0.5,0.4,0.3,-1e8"
+    )
+    out, errors = command.communicate(timeout=120)
+    assert (command.returncode, errors) == (0, "")
+    rows = [json.loads(line) for line in out.splitlines()]
     assert [row["source"] for row in rows] == [str(p) for p in sorted(folder.rglob("*.png"))]
     assert all(len(row["origins"]) == row["exit_step"] - 1 for row in rows)
-    assert done.stderr == ""
 
 
-def test_inputs_that_fail_do_not_stop_the_others(model, folder, tmp_path):  # noqa: F811
+def test_inputs_that_fail_do_not_stop_the_others(capsys, model, folder, tmp_path):  # noqa: F811
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff")
     out = tmp_path / "out.jsonl"
-    done = run(
-        "predict", broken, folder, tmp_path / "*.gif", "-m", model, "-f", "jsonl", "-o", out, "--max-steps", 2
-    )
-    assert done.returncode == 3
+    sources = (broken, folder, tmp_path / "*.gif")
+    done = run(capsys, "predict", *sources, "-m", model, "-f", "jsonl", "-o", out, "--max-steps", 2)
+    assert done.status == 3
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert ["error" in row for row in rows] == [True] + [False] * 11 + [True]
     assert all(row["exit_step"] == 2 for row in rows if "error" not in row)
-    assert done.stdout == ""
-    assert "2 of 13 inputs failed" in done.stderr
+    assert done.out == ""
+    assert "2 of 13 inputs failed" in done.err
 
 
-def test_a_deadline_that_nobody_meets_fails_image_by_image(model, folder):  # noqa: F811
-    done = run("predict", folder, "-m", model, "-f", "jsonl", "--deadline-ms", "1e-6", "--max-steps", 4)
-    assert done.returncode == 3
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+def test_a_deadline_that_nobody_meets_fails_image_by_image(capsys, model, folder):  # noqa: F811
+    done = run(
+        capsys, "predict", folder, "-m", model, "-f", "jsonl", "--deadline-ms", "1e-6", "--max-steps", 4
+    )
+    assert done.status == 3
+    rows = [json.loads(line) for line in done.out.splitlines()]
     assert len(rows) == 11
     assert any("expected a prediction within 1e-06 ms, got none" in row.get("error", "") for row in rows)
     assert all("error" in row or row["exit_step"] < 4 for row in rows)
 
 
-def test_a_table_is_aligned(model, folder):  # noqa: F811
-    done = run("predict", folder, "--model", model, "--audit", 0.5)
-    assert "images changed their class" in done.stderr
-    head, *lines = done.stdout.splitlines()
+def test_a_table_is_aligned(capsys, model, folder):  # noqa: F811
+    done = run(capsys, "predict", folder, "--model", model, "--audit", 0.5)
+    assert "images changed their class" in done.err
+    head, *lines = done.out.splitlines()
     assert head.split() == ["class", "confidence", "step", "M", "macs", "source"]
     assert len(lines) == 11
     assert {line.index("/", 20) for line in lines} == {head.index("step") + 2} or len(
@@ -91,26 +96,24 @@ def test_a_table_is_aligned(model, folder):  # noqa: F811
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_exit_status_and_message(model, args, status, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["gfnet-fast", *(model if a == "{model}" else a for a in args)])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == status
-    assert message in capsys.readouterr().err
+def test_exit_status_and_message(capsys, model, args, status, message):
+    done = run(capsys, *(model if a == "{model}" else a for a in args))
+    assert done.status == status
+    assert message in done.err
 
 
-def test_info_and_convert(model, tmp_path):
-    done = run("info", model)
-    assert done.returncode == 0
-    assert "tiny-cascaded" in done.stdout
+def test_info_and_convert(capsys, model, tmp_path):
+    done = run(capsys, "info", model)
+    assert done.status == 0
+    assert "tiny-cascaded" in done.out
     native = tmp_path / "again"
-    assert run("convert", model, native).returncode == 0
+    assert run(capsys, "convert", model, native).status == 0
     ours, theirs = load(model).state_dict(), load(native).state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    done = run("convert", model, native)
-    assert (done.returncode, "where nothing is yet" in done.stderr) == (2, True)
+    done = run(capsys, "convert", model, native)
+    assert (done.status, "where nothing is yet" in done.err) == (2, True)
     official = tmp_path / "official.pth.tar"
-    assert run("convert", model, official, "--to", "training").returncode == 0
+    assert run(capsys, "convert", model, official, "--to", "training").status == 0
     again = load(official, config=load(model).config)
     assert torch.equal(again.state_dict()["policy.critic.weight"], ours["policy.critic.weight"])
 
@@ -121,17 +124,8 @@ def test_help_does_not_import_torch():
 
 
 def test_a_reader_that_leaves_is_no_crash(model, folder):  # noqa: F811
-    command = [
-        sys.executable,
-        "-c",
-        "from gfnet_fast.cli import main; main()",
-        "predict",
-        str(folder),
-        "-m",
-        model,
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process.stdout.close()
-    errors = process.stderr.read()
-    assert process.wait(timeout=120) == 1
+    command = process("predict", folder, "-m", model)
+    command.stdout.close()
+    errors = command.stderr.read()
+    assert command.wait(timeout=120) == 1
     assert "Traceback" not in errors

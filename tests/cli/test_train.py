@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from cli_runner import run
 from typer.testing import CliRunner
 
 from gfnet_fast.checkpoints import load
-from gfnet_fast.cli import predict, train  # noqa: F401  (each adds its command)
+from gfnet_fast.cli import train  # noqa: F401  (adds its command)
 from gfnet_fast.cli.app import app
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import InputError
@@ -36,28 +37,22 @@ def data(tmp_path_factory):
 def arguments(data, output, *more, settings=()):
     setting = [part for text in (*MODEL, *settings) for part in ("--set", text)]
     command = ["train", "--data", data, "--output", output, *SIZES, "--batch", 8, "--workers", 0]
-    return [*COMMAND, *map(str, [*command, *setting, *more])]
+    return [*map(str, [*command, *setting, *more])]
 
 
-def run(*args, **options):
-    return subprocess.run(arguments(*args, **options), capture_output=True, text=True, timeout=240)
-
-
-def test_one_command_then_predict(data, tmp_path):
+def test_one_command_then_predict(capsys, data, tmp_path):
     output = tmp_path / "run"
-    done = run(data, output, "--export", "official", settings=["epochs=1,1,1,1"])
-    assert done.returncode == 0, done.stderr
+    command = arguments(data, output, "--export", "official", settings=["epochs=1,1,1,1"])
+    done = run(capsys, *command)
+    assert done.status == 0, done.err
     assert re.fullmatch(
         rf"{output}: \d+\.\d % right after 3 steps, \d+\.\d % with early exit in \d\.\d\d steps; 3 images\n",
-        done.stdout,
+        done.out,
     )
-    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
-        f"stage {k} epoch 0" for k in range(4)
-    ]
-    command = ["predict", str(data), "--model", str(output), "--format", "jsonl", "--output"]
-    answers = CliRunner().invoke(app, [*command, str(tmp_path / "answers.jsonl")])
-    assert answers.exit_code == 0, answers.output
-    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [line.split(":")[0] for line in done.err.splitlines()] == [f"stage {k} epoch 0" for k in range(4)]
+    answers = run(capsys, "predict", data, "--model", output, "--format", "jsonl")
+    assert answers.status == 0, answers.err
+    rows = [json.loads(line) for line in answers.out.splitlines()]
     assert len(rows) == 30
     assert {row["label"] for row in rows} <= {"a", "b", "c"}
     model = load(output)
@@ -75,7 +70,9 @@ def test_an_interrupt_can_be_gone_on_from(data, tmp_path, number):
     In twelve batches an epoch, of which workers read four ahead: they are needed after the signal.
     """
     output = tmp_path / "run"
-    command = arguments(data, output, "--batch", 2, "--workers", 2, settings=["epochs=0,2000,1,1"])
+    command = [
+        *COMMAND, *arguments(data, output, "--batch", 2, "--workers", 2, settings=["epochs=0,2000,1,1"])
+    ]  # fmt: skip
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, start_new_session=True, **pipes)
     limit = time.monotonic() + 120
@@ -98,11 +95,11 @@ def test_an_interrupt_can_be_gone_on_from(data, tmp_path, number):
     assert (state["epoch"] + 1, state["batch"]) == tuple(map(int, said.groups()))
 
 
-def test_an_error_is_one_line(data, tmp_path):
-    done = run(data, tmp_path / "run", "--patch-size", 40)
-    assert (done.returncode, done.stdout) == (1, "")
+def test_an_error_is_one_line(capsys, data, tmp_path):
+    done = run(capsys, *arguments(data, tmp_path / "run", "--patch-size", 40))
+    assert (done.status, done.out) == (1, "")
     message = "error: patch_size: expected a multiple of timm/resnet18's stride 32 (32 or 64), got 40\n"
-    assert done.stderr == message
+    assert done.err == message
     assert not (tmp_path / "run").exists()
 
 
@@ -117,14 +114,14 @@ def test_an_error_is_one_line(data, tmp_path):
     ids=["no-value", "stages", "export", "range"],
 )
 def test_usage(data, tmp_path, more, message):
-    done = CliRunner().invoke(app, [*arguments(data, tmp_path / "run")[len(COMMAND) :], *more])
+    done = CliRunner().invoke(app, [*arguments(data, tmp_path / "run"), *more])
     assert done.exit_code == 2
     assert message in " ".join(done.output.replace("│", " ").split())
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_setting(data, tmp_path):
-    done = CliRunner().invoke(app, arguments(data, tmp_path / "run", settings=["gama=1"])[len(COMMAND) :])
+    done = CliRunner().invoke(app, arguments(data, tmp_path / "run", settings=["gama=1"]))
     assert isinstance(done.exception, InputError)
     assert str(done.exception).startswith("--set: expected some of epochs, batch")
 
