@@ -30,14 +30,14 @@ CONFIGS = (
 )
 
 
-def make_checkpoint(config: str, form: str = "released") -> dict:
-    """An official-format checkpoint whose weights follow the recipe beside the fixtures."""
+def make_checkpoint(config: str) -> dict:
+    """A checkpoint in the released form whose weights follow the recipe beside the fixtures."""
     sys.path.insert(0, str(CONFORMANCE))
     try:
         spec = importlib.util.spec_from_file_location("make_checkpoint", CONFORMANCE / "make_checkpoint.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        return module.checkpoint(config, form)
+        return module.checkpoint(config)
     finally:
         sys.path.remove(str(CONFORMANCE))
 
