@@ -21,6 +21,10 @@ class Full(GFNetError, RuntimeError):
     """More images were submitted than there is room for, and the caller would not wait."""
 
 
+class Unsettled(GFNetError, RuntimeError):
+    """A call ended in the middle of a step: what is in flight is not known any more until `reset`."""
+
+
 class PassError(GFNetError, RuntimeError):
     """Images could not be computed: `errors` maps their index, or name in a stream, to why.
 

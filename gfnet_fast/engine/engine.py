@@ -93,14 +93,14 @@ class Engine(Loop):
         When the consumer stops, or the iterable raises, nothing of the images stays behind.
         """
         self._expect_idle()
-        self._streaming, at_once, least = True, self._at_once(), self._least()
+        at_once, least = self._at_once(), self._least()
         window = self.capacity * self.config.steps
         line = Line(self._next, window, self.config, pinned=self.arena.device.type == "cuda")
-        source, ended = iter(images), False
+        source, ended, self._streaming = iter(images), False, True
         try:
             while not ended or line.first < self._next:
-                held = self.scheduler.occupancy()
-                room = min(held.free, window - (self._next - line.first))
+                held, ahead = self.scheduler.occupancy(), window - (self._next - line.first)
+                room = min(held.free, ahead)
                 if room < least or (self.mode is Mode.DEADLINE and held.waiting):
                     room = 0
                 wanted = 0 if ended else min(room, at_once)
@@ -116,7 +116,7 @@ class Engine(Loop):
                         self._make_room()
                 if self.mode is Mode.DEADLINE:  # answers of those whose time is up come with no record
                     self._launches.finish()
-                if ended or sum(len(tickets) for tickets, _ in self._left) >= least:
+                if ended or ahead < least or sum(len(tickets) for tickets, _ in self._left) >= least:
                     line.note(self._left)
                     for answers in line.answers(self._errors):
                         yield from answers
@@ -143,6 +143,7 @@ class Engine(Loop):
         return max(1, min(spare, self.buckets[-1]))
 
     def _expect_idle(self) -> None:
+        self._expect_settled()
         if self._streaming or self._left or self.scheduler.occupancy().free < self.capacity:
             raise InputError(
                 "engine: expected no open stream, no images in flight and no answers left; drain and collect"

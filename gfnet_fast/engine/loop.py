@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gfnet_fast._scheduler import CostTable, Mode, Plan, Reason, Scheduler, Verdict
-from gfnet_fast.engine.answers import Answers, Batch, Full, places_of, room_for
+from gfnet_fast.engine.answers import Answers, Batch, Full, Unsettled, places_of, room_for
 from gfnet_fast.engine.arena import Arena
 from gfnet_fast.engine.blocks import Admission, Block
 from gfnet_fast.engine.intake import Images, entries_of
@@ -117,7 +117,7 @@ class Loop:
                 measured = measure(self._launches, self._blocks, self.buckets, warm_up=compile or captured)
         self.costs = measured if costs is None else costs
         self.compiled = compile
-        self._clock, self._streaming = clock, False
+        self._clock, self._streaming, self._unsettled = clock, False, False
         self._flights: deque[Flight] = deque()
         self._launched = 0
         self._words_told = np.zeros((self.capacity, Admission.width(steps)), np.int64)
@@ -134,9 +134,12 @@ class Loop:
 
     def reset(self) -> None:
         """Forget all images, in flight and answered; nothing of them stays behind."""
+        self._expect_no_stream()
         while self._flights:  # a launch reads its images, whose memory may be another library's
-            self._launches.wait(self._flights.popleft().block)
+            self._launches.wait(self._flights[0].block)
+            self._flights.popleft()
         self._launches.finish()
+        self._unsettled, self._changed = False, True
         self._batches: list[Batch] = []
         self._left: list[tuple[Array, NDArray[np.int32]]] = []
         self._failures: dict[int, str] = {}  # why the launch of a slot alone has failed
@@ -155,6 +158,7 @@ class Loop:
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """Round everything that an engine starts: entered once a call."""
+        self._expect_settled()
         with plain(self.arena.device):
             self._launches.begin()
             yield
@@ -187,12 +191,16 @@ class Loop:
     def _apply(self) -> None:
         """Tell all slots of new thresholds and of a new limit, which any thread may have set."""
         self._changed, arena = False, self.arena
-        for words in (self._words_told, self._incoming):
-            told = Admission.of(words, self.config.steps)
-            told.thresholds[:] = self._thresholds
-            told.limit[told.limit > 0] = self._max_steps
-        arena.thresholds.copy_(self._to_device(torch.from_numpy(self._thresholds)))
-        arena.limits.masked_fill_(arena.limits > 0, self._max_steps)
+        try:
+            for words in (self._words_told, self._incoming):
+                told = Admission.of(words, self.config.steps)
+                told.thresholds[:] = self._thresholds
+                told.limit[told.limit > 0] = self._max_steps
+            arena.thresholds.copy_(self._to_device(torch.from_numpy(self._thresholds)))
+            arena.limits.masked_fill_(arena.limits > 0, self._max_steps)
+        except BaseException:
+            self._changed = True
+            raise
 
     def cancel(self, tickets: Iterable[int]) -> None:
         """Images that nobody waits for any more: they leave with the next launch that they are in.
@@ -200,6 +208,7 @@ class Loop:
         They are answered all the same, with Reason.CANCELLED and what they had found. Tickets of images that
         have left are passed over.
         """
+        self._expect_no_stream()
         slots = np.flatnonzero(np.isin(self._told.ticket, list(tickets)))
         self._told.limit[slots] = 0
         with self._computing():
@@ -207,43 +216,54 @@ class Loop:
 
     def step(self) -> Verdict:
         """Plan, run, complete, collect: one launch at most. Tells what the plan was."""
+        self._expect_no_stream()
         with self._computing():
             return self._step()
+
+    def _expect_settled(self) -> None:
+        if self._unsettled:
+            raise Unsettled("engine: expected reset() after a call that ended in the middle of a step")
+
+    def _expect_no_stream(self) -> None:
+        if self._streaming:
+            raise InputError("engine: expected no open stream; close it first")
 
     def _step(self) -> Verdict:
         if self._changed:
             self._apply()
-        now = self._clock()
-        plan = self.scheduler.plan(now)
-        verdict = plan.verdict
-        if verdict is Verdict.LAUNCH:
-            self._launch(plan, now)
-        if self._flights:
-            self._complete(wait=verdict is Verdict.WAIT)
-        self._let_go()
+        try:
+            now = self._clock()
+            plan = self.scheduler.plan(now)
+            verdict = plan.verdict
+            if verdict is Verdict.LAUNCH:
+                self._launch(plan, now)
+            if self._flights:
+                self._complete(wait=verdict is Verdict.WAIT)
+            self._let_go()
+        except BaseException:
+            self._unsettled = True
+            raise
         return verdict
 
     def _launch(self, plan: Plan, now: float) -> None:
         block = self._blocks[self._launched % self.in_flight]
-        stage, bucket, count, failure = plan.stage, plan.bucket, plan.count, None
+        stage, bucket, count, text = plan.stage, plan.bucket, plan.count, None
         try:
             self._launches.prepare(stage, bucket, block)
             block.fill(stage, bucket, count, now, plan.slots, plan.steps, self._words_told)
             self._launches.start(stage, bucket, block)
-        except BaseException as error:
-            failure = error
+        except Exception as error:
+            if self.stages.settling:
+                raise
             if count > 1:
                 self.scheduler.fail(plan.id, self._clock())
-            else:
-                block.fill(stage, bucket, count, now, plan.slots, plan.steps, self._words_told)
-                self._launches.drop(stage, bucket, block)
-        if failure is None or count == 1:
-            self._launched += 1
-            text = None if failure is None else f"{type(failure).__name__}: {failure}"
-            self._flights.append(Flight(plan, block, text, []))
-            self._launches.mark(block)
-        if failure is not None and not isinstance(failure, Exception):
-            raise failure
+                return
+            text = f"{type(error).__name__}: {error}"
+            block.fill(stage, bucket, count, now, plan.slots, plan.steps, self._words_told)
+            self._launches.drop(stage, bucket, block)
+        self._launched += 1
+        self._flights.append(Flight(plan, block, text, []))
+        self._launches.mark(block)
 
     def _complete(self, wait: bool) -> None:
         flights, launches = self._flights, self._launches
@@ -294,6 +314,7 @@ class Loop:
 
     def collect(self) -> list[Answers]:
         """What has left since the last call; computes nothing."""
+        self._expect_no_stream()
         if not self._left:
             return []
         tickets, reasons = map(np.concatenate, zip(*self._left, strict=True))
@@ -333,6 +354,8 @@ class Loop:
         images : uint8 ``[n, H, W, 3]`` or ``[n, 3, H, W]``, normalised floats, or a list of single images,
             whose sizes may differ. All in flight have one dtype.
         """
+        self._expect_no_stream()
+        images = images if isinstance(images, Tensor) else list(images)
         entries = self._entries(images)
         if not wait and (free := self.scheduler.occupancy().free) < len(images):
             raise Full(
@@ -343,7 +366,11 @@ class Loop:
             whole, singles = (images, None) if isinstance(images, Tensor) else (None, images)
             batch = Batch(self._next, output, whole)
             self._batches.append(batch)
-            self._take_in(self._words(entries, places_of(output)), singles)
+            try:
+                self._take_in(self._words(entries, places_of(output)), singles)
+            except BaseException:
+                self._unsettled = True  # nobody has the tickets of those that are in
+                raise
         return range(batch.first, batch.end)
 
     def _entries(self, images: Images) -> Array:
@@ -402,6 +429,7 @@ class Loop:
 
     def drain(self) -> None:
         """Take steps until every image has left."""
+        self._expect_no_stream()
         with self._computing():
             self._drain()
 

@@ -151,6 +151,7 @@ class Stages:
     encode_glance, encode_focus : ``[n, 3, P, P]`` -> ``(map [n, C, h, w], vector [n, F])``
     look, classify : the policy and the classifier
     folded : batch norms folded in both encoders
+    settling : a launch has begun to write what it has found, and not ended: it cannot be run again
     """
 
     def __init__(
@@ -183,9 +184,11 @@ class Stages:
         self.look = wrap(Look(model, dtype, self.layout).eval().requires_grad_(False))
         self.queued, self.by_step = queued, isinstance(self.classifier, CascadedRows) and not fixed
         self.classify = self.classifier if self.by_step else wrap(self.classifier)
+        self.settling = False
 
     def run(self, stage: Stage, bucket: int, block: Block) -> None:
         """One launch of `bucket` rows: those that the block names, or as many from the queue as it says."""
+        self.settling = False
         block.down(stage, bucket)
         slots, steps = self.take(stage, bucket, block)
         (self.glance if stage is Stage.GLANCE else self.focus)(block, slots, steps)
@@ -204,6 +207,8 @@ class Stages:
 
     def take(self, stage: Stage, bucket: int, block: Block) -> tuple[Tensor, Tensor]:
         """Slots of a launch, int32 ``[bucket]``, and the steps they are about to take."""
+        if not self.queued:
+            self.arena.clear()  # what settles is appended all the same, and nobody takes it
         if stage is Stage.GLANCE or not self.queued:
             return block.device.slots[:bucket], block.device.steps[:bucket]
         arena, by_step = self.arena, self.by_step
@@ -278,9 +283,11 @@ class Stages:
         if origins is not None:
             found.append((arena.origins, origins))
         homes, rows = zip(*found, strict=True)
+        self.settling = True
         gk.scatter_all(homes, slots, rows, steps)
         self.deliver(slots, reason, at)
         self.settle(block, slots, reason, at, stage)
+        self.settling = False
 
     def deliver(self, slots: Tensor, reason: Tensor, at: Tensor) -> None:
         """Write the answers of step `at` of those that leave to where they are wanted."""
@@ -289,7 +296,7 @@ class Stages:
 
     def settle(self, block: Block, slots: Tensor, reason: Tensor, at: Tensor, stage: Stage) -> None:
         """Who stays to the queue's tail, who leaves to the block's record."""
-        took, arena = stage is Stage.FOCUS, self.arena
+        took, arena = self.queued and stage is Stage.FOCUS, self.arena
         gk.compact(slots, reason, at, arena.queue, arena.counters, block.record, took=took)
 
     def stored(self, feature_map: Tensor) -> Tensor:
