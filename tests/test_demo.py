@@ -147,7 +147,7 @@ def test_wilson_s_interval():
 
 
 def test_the_command_line_writes_the_picture(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["gfnet-fast", "demo", "-o", str(tmp_path / "d.png"), "--count", "60"])
+    monkeypatch.setattr(sys, "argv", ["gfnet-fast", "demo", "-o", str(tmp_path / "d.png"), "--count", "20"])
     with pytest.raises(SystemExit) as left:
         main()
     out, err = capsys.readouterr()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import timm
@@ -172,33 +175,77 @@ def test_a_batch_in_parts(data, whole, tmp_path):
 
 
 TWO_PROCESSES = """
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from gfnet_fast.cli import main
 from tests.training.folder_helpers import QUIET, train
 from tests.training.test_training_folder import DIVIDED
 
 train(Path(sys.argv[1]), Path(sys.argv[2]), manner=replace(QUIET, quiet=False), **DIVIDED)
+# torchrun's store still holds where the first run's processes met: the second meets at a store of its own.
+os.environ.update(TORCHELASTIC_USE_AGENT_STORE="False", MASTER_PORT=sys.argv[3])
+sys.argv[1:] = sys.argv[4:]
+main()
 """
 
 
-def test_two_processes_are_one(data, whole, tmp_path):
-    """Under torchrun, each with half of every batch; one of them says what there is to say."""
-    output = tmp_path / "run"
+class Together(NamedTuple):
+    """What two processes left: a run of `train`, and one of the command on a folder with broken images."""
+
+    run: Path
+    command_run: Path
+    broken: list[Path]
+    out: str
+    errors: str
+
+
+@pytest.fixture(scope="module")
+def together(data, tmp_path_factory) -> Together:
+    """Both runs under one torchrun: three processes that import torch take longer than the runs."""
+    folder = tmp_path_factory.mktemp("together")
+    for name in ("train", "heldout", "val"):
+        write_pictures(folder / "images" / name, count=4)
+    broken = [folder / "images" / name for name in ("heldout/a/01.png", "train/b/03.png")]
+    for path in broken:
+        path.write_bytes(b"no picture")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    command = [sys.executable, *torchrun, sys.executable, "-c", TWO_PROCESSES, str(data), str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    sizes = ["--backbone", RESNET[0], "--patch-size", "32", "--steps", "3", "--image-size", "48"]
+    model = [part for k, v in RESNET[1].items() for part in ("--set", f"model.{k}={json.dumps(v)}")]
+    command = ["train", "--data", folder / "images", "--output", folder / "command", *sizes, *model]
+    manner = ["--device", "cpu", "--batch", 12, "--set", "epochs=0,1,0,0", "--workers", 0, "--bad-images", 2]
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    arguments = [sys.executable, "-c", TWO_PROCESSES, data, folder / "run", port, *command, *manner]
+    done = subprocess.run(
+        [sys.executable, *torchrun, *map(str, arguments)], capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr
-    assert_near(output, whole)
-    assert done.stderr.count("stage 2 epoch 0") == 1
+    return Together(folder / "run", folder / "command", broken, done.stdout, done.stderr)
+
+
+def test_two_processes_are_one(whole, together):
+    """Under torchrun, each with half of every batch; one of them says what there is to say."""
+    assert_near(together.run, whole)
+    assert together.errors.count("stage 2 epoch 0") == 1
     ours, theirs = (
         [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-        for path in (output, whole)
+        for path in (together.run, whole)
     )
     for mine, other in zip(ours, theirs, strict=True):
         assert mine["loss"] == pytest.approx(other["loss"], rel=1e-3)
         assert mine["accuracy"] == pytest.approx(other["accuracy"], abs=1e-6)
-    assert load(output).calibration.count == load(whole).calibration.count
+    assert load(together.run).calibration.count == load(whole).calibration.count
+
+
+def test_two_processes_name_images_and_results_once(together):
+    """Of the thresholds' images the second process reads the one that is broken; it says nothing itself."""
+    assert together.out.count("right after 3 steps") == 1
+    for path in together.broken:
+        assert together.errors.count(f"skipped: {path}: expected an image") == 1
+    found = json.loads((together.command_run / "evaluation.json").read_text())
+    assert found["bad_images"] == [str(path) for path in together.broken]
 
 
 def test_batch_norm_takes_no_single_images(data, tmp_path, small):
@@ -423,29 +470,6 @@ def test_a_part_without_a_readable_image(tmp_path, part):
     manner = replace(QUIET, bad_images=6)
     with pytest.raises(InputError, match=rf"{part}: expected a readable image, got none of 6$"):
         train(data, tmp_path / "run", [1], manner, batch=6, epochs=(0, 1, 0, 0))
-
-
-def test_two_processes_name_images_and_results_once(tmp_path):
-    """Of the thresholds' images the second process reads the one that is broken; it says nothing itself."""
-    data, output = tmp_path / "images", tmp_path / "run"
-    for name in ("train", "heldout", "val"):
-        write_pictures(data / name, count=4)
-    broken = [data / "heldout" / "a" / "01.png", data / "train" / "b" / "03.png"]
-    for path in broken:
-        path.write_bytes(b"no picture")
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    sizes = ["--backbone", RESNET[0], "--patch-size", "32", "--steps", "3", "--image-size", "48"]
-    model = [part for k, v in RESNET[1].items() for part in ("--set", f"model.{k}={json.dumps(v)}")]
-    command = ["train", "--data", str(data), "--output", str(output), *sizes, *model, "--device", "cpu"]
-    manner = ["--batch", "12", "--set", "epochs=0,1,0,0", "--workers", "0", "--bad-images", "2"]
-    arguments = [sys.executable, *torchrun, "-m", "gfnet_fast.cli", *command, *manner]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("right after 3 steps") == 1
-    for path in broken:
-        assert done.stderr.count(f"skipped: {path}: expected an image") == 1
-    found = json.loads((output / "evaluation.json").read_text())
-    assert found["bad_images"] == [str(path) for path in broken]
 
 
 def test_tensorboard_reads_what_the_metrics_say(trained):
