@@ -245,7 +245,7 @@ class Predictor:
         finally:
             with self._lock:
                 if engine in self._engines:  # in a fork it is not: it was its parent's
-                    self._idle.append(engine)
+                    (self._idle.append if engine.settled else self._engines.remove)(engine)
 
     def _compiled(self, engine: Engine) -> Engine:
         """A compiled engine in place of `engine`, or, where compiling fails, `engine`."""

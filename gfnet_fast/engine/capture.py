@@ -42,10 +42,12 @@ def capture(
     with CAPTURE, torch.cuda.device(device), _same_stream(device):
         aside, here = stream or torch.cuda.Stream(device), torch.cuda.current_stream(device)
         aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UP):
-                run()
-        here.wait_stream(aside)
+        try:
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UP):
+                    run()
+        finally:
+            aside.synchronize()  # a call that raises may have started what reads its inputs
         graph = torch.cuda.CUDAGraph()
         # Other threads go on meanwhile: the predictor's decoders fetch pinned memory.
         with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):

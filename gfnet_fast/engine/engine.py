@@ -66,9 +66,10 @@ class Engine(Loop):
             raise InputError("images: expected at least one, got none")
         if thresholds is not None:
             self.thresholds = thresholds
-        first, output = self._next, room_for(len(entries), self.config, self.arena.device)
+        first = self._next
         try:
             with self._computing():
+                output = room_for(len(entries), self.config, self.arena.device)
                 self._take_in(self._words(entries, places_of(output)), None)
                 self._drain()
         except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 
@@ -47,10 +48,15 @@ def entries_of(images: Images, least: int, device: torch.device) -> tuple[NDArra
         return np.empty((0, ENTRY), np.int64), torch.uint8
     try:
         return _of_list(images, least, device)
-    except (AttributeError, RuntimeError, TypeError):  # of what is no plain tensor; its own check says so
-        for image in images:
-            _check(image, least, device)
-        raise
+    except (
+        AttributeError,
+        RuntimeError,
+        TypeError,
+    ) as error:  # of what is no plain tensor: its own check says so
+        with suppress(AttributeError, RuntimeError, TypeError):
+            for image in images:
+                _check(image, least, device)
+        raise InputError(f"images: expected tensors with memory, got one without: {error}") from None
 
 
 def _of_batch(images: Tensor, least: int, device: torch.device) -> tuple[NDArray[np.int64], torch.dtype]:

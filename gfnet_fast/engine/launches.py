@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gfnet_fast._scheduler import CostTable, Stage
 from gfnet_fast.engine.blocks import Admission, Block
@@ -46,6 +47,9 @@ class Launches:
 
     def finish(self) -> None:
         """Until all that was started has ended."""
+
+    def used(self, tensors: Iterable[Tensor]) -> None:
+        """Keep the memory of tensors that are let go until what was started on them has ended."""
 
 
 class Graphs(Launches):
@@ -96,6 +100,10 @@ class Graphs(Launches):
         if self._stream is not None:
             self._stream.synchronize()
 
+    def used(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:  # made on whatever stream was the caller's then
+            tensor.record_stream(torch.cuda.current_stream(self.device))
+
     def _key(self, stage: Stage, bucket: int, block: Block) -> tuple[torch.dtype, Stage, int, Block]:
         return self.stages.arena.table.dtype, stage, bucket, block
 
@@ -120,6 +128,7 @@ def measure(
     told.deadline[:], told.limit[:], told.room[:] = np.inf, 1, config.image_size - config.patch_size
     arena.hold(torch.uint8)
     arena.fill(rows)
+    full = arena.counters.clone()
 
     def launch(stage: Stage, bucket: int) -> None:
         count = min(rows, bucket)
@@ -127,6 +136,7 @@ def measure(
         slots[count:] = -1
         steps = np.where(slots < 0, 0, 1 if stage is Stage.GLANCE else 2)
         arena.taken.fill_(1)
+        arena.counters.copy_(full)
         launches.wait(blocks[0])
         blocks[0].fill(stage, bucket, count, 0.0, slots, steps, words)
         launches.start(stage, bucket, blocks[0])

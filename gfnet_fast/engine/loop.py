@@ -15,7 +15,7 @@ from gfnet_kernels import DEADLINE, ERROR, scatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gfnet_fast._scheduler import CostTable, Mode, Plan, Reason, Scheduler, Verdict
+from gfnet_fast._scheduler import CostTable, Mode, Plan, Reason, Scheduler, Stage, Verdict
 from gfnet_fast.engine.answers import Answers, Batch, Full, Unsettled, places_of, room_for
 from gfnet_fast.engine.arena import Arena
 from gfnet_fast.engine.blocks import Admission, Block
@@ -135,17 +135,18 @@ class Loop:
     def reset(self) -> None:
         """Forget all images, in flight and answered; nothing of them stays behind."""
         self._expect_no_stream()
+        self._unsettled = self._changed = True
         while self._flights:  # a launch reads its images, whose memory may be another library's
             self._launches.wait(self._flights[0].block)
             self._flights.popleft()
         self._launches.finish()
-        self._unsettled, self._changed = False, True
         self._batches: list[Batch] = []
         self._left: list[tuple[Array, NDArray[np.int32]]] = []
         self._failures: dict[int, str] = {}  # why the launch of a slot alone has failed
         self._errors: dict[int, str] = {}  # the same of a ticket that has left for it
         self._sources[:], self._singles = None, False
-        with self._computing():
+        with plain(self.arena.device):
+            self._launches.begin()
             self.arena.clear()
         self.scheduler = Scheduler(
             self.costs,
@@ -154,6 +155,12 @@ class Loop:
             mode=self.mode,
             in_flight=self.in_flight,
         )
+        self._unsettled = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether it can go on; where not, a call ended in the middle of a step, and it has to be reset."""
+        return not self._unsettled
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -249,7 +256,7 @@ class Loop:
         block = self._blocks[self._launched % self.in_flight]
         stage, bucket, count, text = plan.stage, plan.bucket, plan.count, None
         try:
-            self._launches.prepare(stage, bucket, block)
+            self._prepare(stage, bucket, block)
             block.fill(stage, bucket, count, now, plan.slots, plan.steps, self._words_told)
             self._launches.start(stage, bucket, block)
         except Exception as error:
@@ -264,6 +271,12 @@ class Loop:
         self._launched += 1
         self._flights.append(Flight(plan, block, text, []))
         self._launches.mark(block)
+
+    def _prepare(self, stage: Stage, bucket: int, block: Block) -> None:
+        try:
+            self._launches.prepare(stage, bucket, block)
+        finally:
+            self.stages.settling = False  # what may have run was padding
 
     def _complete(self, wait: bool) -> None:
         flights, launches = self._flights, self._launches
@@ -318,26 +331,31 @@ class Loop:
         if not self._left:
             return []
         tickets, reasons = map(np.concatenate, zip(*self._left, strict=True))
-        self._left = []
+        firsts = np.array([batch.first for batch in self._batches])
+        owner = np.searchsorted(firsts, tickets, "right") - 1
         with self._computing():
-            prediction = self._rows_of(tickets)
+            prediction = self._rows_of(tickets, owner)
+        for batch, count in zip(
+            self._batches, np.bincount(owner, minlength=len(firsts)).tolist(), strict=True
+        ):
+            batch.left -= count
+            if not batch.left:
+                self._launches.used(batch.output)
+                if self._flights:
+                    self._flights[-1].held.append(batch)
+        self._batches = [batch for batch in self._batches if batch.left]
+        self._left = []
         errors = {ticket: self._errors.pop(ticket) for ticket in tickets.tolist() if ticket in self._errors}
         return [Answers(tickets, prediction, REASONS[reasons].tolist(), errors)]
 
-    def _rows_of(self, tickets: Array) -> Prediction:
-        """The answers of these tickets, copied from where they were written to."""
-        firsts = np.array([batch.first for batch in self._batches])
-        owner = np.searchsorted(firsts, tickets, "right") - 1
+    def _rows_of(self, tickets: Array, owner: Array) -> Prediction:
+        """The answers of these tickets, copied from where they were written to: the batch at `owner`."""
         parts, places = [], []
         for index in np.unique(owner):
             batch, (here,) = self._batches[index], (owner == index).nonzero()
             rows = self._to_device(torch.from_numpy(tickets[here] - batch.first))
             parts.append(Prediction(*(column.index_select(0, rows) for column in batch.output)))
             places.append(here)
-            batch.left -= len(here)
-            if not batch.left and self._flights:
-                self._flights[-1].held.append(batch)
-        self._batches = [batch for batch in self._batches if batch.left]
         if len(parts) == 1:
             return parts[0]
         order = self._to_device(torch.from_numpy(np.concatenate(places).argsort()))
@@ -356,6 +374,8 @@ class Loop:
         """
         self._expect_no_stream()
         images = images if isinstance(images, Tensor) else list(images)
+        if not len(images):
+            return range(self._next, self._next)
         entries = self._entries(images)
         if not wait and (free := self.scheduler.occupancy().free) < len(images):
             raise Full(
@@ -403,7 +423,7 @@ class Loop:
             if taken == len(words):
                 break
             self._make_room()
-        self._incoming = words[:0]
+        self._incoming = self._words_told[:0]
 
     def _admit(self, words: Array, images: Sequence[Tensor] | None) -> int:
         now, deadlines = self._clock(), None
@@ -424,8 +444,10 @@ class Loop:
         """Take a step; where only more images could fill a batch, let it be padded."""
         if self._step() is Verdict.STARVED:
             self.scheduler.close()
-            self._step()
-            self.scheduler.open()
+            try:
+                self._step()
+            finally:
+                self.scheduler.open()
 
     def drain(self) -> None:
         """Take steps until every image has left."""
@@ -435,6 +457,8 @@ class Loop:
 
     def _drain(self) -> None:
         self.scheduler.close()
-        while self._step() is not Verdict.DONE:
-            pass
-        self.scheduler.open()
+        try:
+            while self._step() is not Verdict.DONE:
+                pass
+        finally:
+            self.scheduler.open()

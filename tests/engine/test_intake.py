@@ -48,6 +48,12 @@ class Wrapper(torch.Tensor):
         raise AssertionError("nobody may compute with it")
 
 
+def emptied():
+    image = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8)
+    image.untyped_storage().resize_(0)
+    return image
+
+
 def strange():
     image = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8)
     return {
@@ -58,6 +64,7 @@ def strange():
         "wrapped": torch.Tensor._make_wrapper_subclass(Wrapper, (40, 40, 3), dtype=torch.uint8),
         "nested": torch.nested.nested_tensor([image]),
         "an array": image.numpy(),
+        "emptied": emptied(),
         "small": image[:10],
         "two axes": image[0],
         "integers": image.int(),

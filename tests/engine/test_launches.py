@@ -20,7 +20,10 @@ CUDA = torch.device("cuda")
 
 class Stream:
     def __init__(self, device=None):
-        self.waits_for = []
+        self.waits_for, self.waited = [], 0
+
+    def synchronize(self):
+        self.waited += 1
 
     def wait_stream(self, other):
         self.waits_for.append(other)
@@ -88,9 +91,10 @@ def test_a_capture_that_raises_leaves_thread_and_lock_as_they_were(cuda, place):
         if place != "at its end" and len(calls) == (1 if place == "warming up" else WARM_UP + 1):
             raise MemoryError(place)
 
-    cuda.failure = MemoryError(place)
+    cuda.failure, aside = MemoryError(place), Stream()
     with pytest.raises(MemoryError, match=place):
-        capture(run, CUDA)
+        capture(run, CUDA, stream=aside)
+    assert aside.waited == 1, "what had been started reads memory that is written next"
     assert cuda.stream_now is before
     assert not CAPTURE.locked()
     cuda.failure = None
