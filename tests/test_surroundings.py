@@ -43,9 +43,13 @@ def everything(frames):
     ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def expected(frames):
+    return everything(frames)
+
+
 @pytest.mark.parametrize("default", [torch.float64, torch.float16, "meta"], ids=str)
-def test_torch_s_defaults_change_nothing(frames, default):
-    expected = everything(frames)
+def test_torch_s_defaults_change_nothing(frames, expected, default):
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     try:
         if default == "meta":

@@ -1,8 +1,9 @@
 """What is fuzzed: every reader of files and numbers from outside, each with inputs made from a seed.
 
-``python -m tests.fuzz.readers READER FIRST SECONDS RECORD`` reads inputs FIRST, FIRST + 1, ... for so long,
-and writes into RECORD what it is at, so that who started it knows the input that killed it. One input again:
-``python -m tests.fuzz.readers READER FIRST 0 RECORD``.
+``python -m tests.fuzz.readers READERS FIRST SECONDS FOLDER``: each of READERS (with commas between) reads
+inputs FIRST, FIRST + 1, ... for so long, in a child process of its own, which has nothing left to import. It
+writes into FOLDER/READER.json what it is at, so that the input that killed it is known; its exit status is
+added at the end. One input again: ``python -m tests.fuzz.readers READER FIRST 0 FOLDER``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -46,6 +48,7 @@ from tests.fuzz.mutations import (
 )
 
 SECONDS, MEMORY = 4.0, 256 * 2**20
+HUNG = 120.0  # seconds more than asked for, after which a reader is killed
 Reader = Callable[[Random], int]  # reads one input; how many bytes it had
 
 CONFIG = GFNetConfig(
@@ -266,7 +269,7 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def main(name: str, first: int, seconds: float, record: Path) -> None:
+def fuzz(name: str, first: int, seconds: float, record: Path) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     facts: dict[str, Any] = {"inputs": 0, "slowest": 0.0, "slowest_input": None, "memory": 0, "faults": []}
@@ -294,6 +297,19 @@ def main(name: str, first: int, seconds: float, record: Path) -> None:
             if time.monotonic() >= end or len(facts["faults"]) >= 20:
                 break
     record.write_text(json.dumps(facts))
+
+
+def main(names: str, first: int, seconds: float, folder: Path) -> None:
+    for name in names.split(","):
+        record = folder / f"{name}.json"
+        context = multiprocessing.get_context("fork")
+        child = context.Process(target=fuzz, args=(name, first, seconds, record))
+        child.start()
+        child.join(seconds + HUNG)
+        child.kill()
+        child.join()
+        facts = json.loads(record.read_text()) if record.exists() else {"at": first}
+        record.write_text(json.dumps({**facts, "status": child.exitcode}))
 
 
 if __name__ == "__main__":

@@ -17,15 +17,27 @@ SECONDS = float(os.environ.get("GFNET_FUZZ_SECONDS", "3"))
 FIRST = int(os.environ.get("GFNET_FUZZ_FIRST", "0"))
 
 
+@pytest.fixture(scope="module")
+def fuzzed(request, tmp_path_factory):
+    """The folder of the records of all readers that are asked for here, and what they wrote as errors."""
+    folder = tmp_path_factory.mktemp("records")
+    asked = [item.callspec.params["reader"] for item in request.session.items if item.path == request.path]
+    arguments = [",".join(asked), str(FIRST), str(SECONDS), str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.readers", *arguments],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    return folder, done.stderr
+
+
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's peak memory")
 @pytest.mark.parametrize("reader", READERS)
-def test_whatever_comes_is_read_or_named(reader, tmp_path, capsys):
-    record = tmp_path / "record.json"
-    command = [sys.executable, "-m", "tests.fuzz.readers", reader, str(FIRST), str(SECONDS), str(record)]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=SECONDS + 120)
-    facts = json.loads(record.read_text())
-    assert done.returncode == 0, f"input {facts['at']} ended it: {done.returncode}\n{done.stderr[-2000:]}"
+def test_whatever_comes_is_read_or_named(fuzzed, reader, capsys):
+    folder, errors = fuzzed
+    facts = json.loads((folder / f"{reader}.json").read_text())
+    assert facts["status"] == 0, f"input {facts['at']} ended it: {facts['status']}\n{errors[-2000:]}"
     assert not facts["faults"], "\n".join(f"input {number}: {what}" for number, what in facts["faults"])
     assert facts["inputs"] >= 10
     with capsys.disabled():
