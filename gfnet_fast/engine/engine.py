@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gfnet_fast._scheduler import Mode, capacity_without_waits
+from gfnet_fast._scheduler import Mode
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.engine.answers import ANSWER, Answer, PassError, places_of, room_for
 from gfnet_fast.engine.intake import Images
@@ -94,7 +94,7 @@ class Engine(Loop):
         When the consumer stops, or the iterable raises, nothing of the images stays behind.
         """
         self._expect_idle()
-        at_once, least = self._at_once(), self._least()
+        at_once, least = self._at_once(), max(1, self._spare)
         window = self.capacity * self.config.steps
         line = Line(self._next, window, self.config, pinned=self.arena.device.type == "cuda")
         source, ended, self._streaming = iter(images), False, True
@@ -132,16 +132,6 @@ class Engine(Loop):
         if self.mode is Mode.THROUGHPUT:
             return self.buckets[-1]
         return max((rows for rows, seconds in self.costs.glance if seconds <= self.allowed / 2), default=1)
-
-    def _least(self) -> int:
-        """For how many places and answers a stream waits: few together take the host as long as a batch.
-
-        In throughput mode as many as keep no launch waiting.
-        """
-        if self.mode is not Mode.THROUGHPUT:
-            return 1
-        spare = self.capacity - capacity_without_waits(self.costs, self.in_flight)
-        return max(1, min(spare, self.buckets[-1]))
 
     def _expect_idle(self) -> None:
         self._expect_settled()

@@ -15,7 +15,16 @@ from gfnet_kernels import DEADLINE, ERROR, scatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gfnet_fast._scheduler import CostTable, Mode, Plan, Reason, Scheduler, Stage, Verdict
+from gfnet_fast._scheduler import (
+    CostTable,
+    Mode,
+    Plan,
+    Reason,
+    Scheduler,
+    Stage,
+    Verdict,
+    capacity_without_waits,
+)
 from gfnet_fast.engine.answers import Answers, Batch, Full, Unsettled, places_of, room_for
 from gfnet_fast.engine.arena import Arena
 from gfnet_fast.engine.blocks import Admission, Block
@@ -126,6 +135,7 @@ class Loop:
         self._incoming = self._words_told[:0]  # what the images that wait to be admitted will be told
         self._sources = np.full(self.capacity, None)  # of slots, where the images came one by one
         self._singles = False
+        self._spare = self._places_to_spare()
         self._next = 0
         self._max_steps = steps
         self._thresholds, self._changed = np.full(steps, np.nan, np.float32), True
@@ -142,6 +152,7 @@ class Loop:
         self._launches.finish()
         self._batches: list[Batch] = []
         self._left: list[tuple[Array, NDArray[np.int32]]] = []
+        self._leaving, self._freed = 0, True
         self._failures: dict[int, str] = {}  # why the launch of a slot alone has failed
         self._errors: dict[int, str] = {}  # the same of a ticket that has left for it
         self._sources[:], self._singles = None, False
@@ -246,11 +257,22 @@ class Loop:
                 self._launch(plan, now)
             if self._flights:
                 self._complete(wait=verdict is Verdict.WAIT)
-            self._let_go()
+            if verdict is not Verdict.LAUNCH or self._leaving >= self._spare:
+                self._let_go()
         except BaseException:
             self._unsettled = True
             raise
         return verdict
+
+    def _places_to_spare(self) -> int:
+        """How many places nobody needs back at once: in throughput mode those that keep no launch waiting.
+
+        Whoever leaves waits for so many others, a stream for so many answers and so much room: few together
+        take the host as long as a batch.
+        """
+        if self.mode is not Mode.THROUGHPUT:
+            return 0
+        return min(self.capacity - capacity_without_waits(self.costs, self.in_flight), self.buckets[-1])
 
     def _launch(self, plan: Plan, now: float) -> None:
         block = self._blocks[self._launched % self.in_flight]
@@ -285,13 +307,14 @@ class Loop:
             plan, block, error, _ = flights.popleft()
             left = block.left()
             self.scheduler.complete(plan.id, left, self._clock())
+            self._leaving += len(left)
             if error is not None:
                 self._failures |= dict.fromkeys(left[:, 0].tolist(), error)
             wait = False
 
     def _let_go(self) -> None:
         """Note who has left, and free what they held."""
-        left = self.scheduler.collect()
+        left, self._leaving, self._freed = self.scheduler.collect(), 0, True
         if not len(left):
             return
         slots, reasons = left.slots, left.reasons
@@ -328,16 +351,16 @@ class Loop:
     def collect(self) -> list[Answers]:
         """What has left since the last call; computes nothing."""
         self._expect_no_stream()
-        if not self._left:
-            return []
-        tickets, reasons = map(np.concatenate, zip(*self._left, strict=True))
-        firsts = np.array([batch.first for batch in self._batches])
-        owner = np.searchsorted(firsts, tickets, "right") - 1
         with self._computing():
+            self._let_go()
+            if not self._left:
+                return []
+            tickets, reasons = map(np.concatenate, zip(*self._left, strict=True))
+            firsts = np.array([batch.first for batch in self._batches])
+            owner = np.searchsorted(firsts, tickets, "right") - 1
             prediction = self._rows_of(tickets, owner)
-        for batch, count in zip(
-            self._batches, np.bincount(owner, minlength=len(firsts)).tolist(), strict=True
-        ):
+        counts = np.bincount(owner, minlength=len(firsts)).tolist()
+        for batch, count in zip(self._batches, counts, strict=True):
             batch.left -= count
             if not batch.left:
                 self._launches.used(batch.output)
@@ -377,11 +400,12 @@ class Loop:
         if not len(images):
             return range(self._next, self._next)
         entries = self._entries(images)
-        if not wait and (free := self.scheduler.occupancy().free) < len(images):
-            raise Full(
-                f"submit: expected at most {free} images, got {len(images)}; wait, or take steps first"
-            )
         with self._computing():
+            self._let_go()
+            if not wait and (free := self.scheduler.occupancy().free) < len(images):
+                raise Full(
+                    f"submit: expected at most {free} images, got {len(images)}; wait, or take steps first"
+                )
             output = room_for(len(images), self.config, self.arena.device)
             whole, singles = (images, None) if isinstance(images, Tensor) else (None, images)
             batch = Batch(self._next, output, whole)
@@ -418,11 +442,13 @@ class Loop:
         """Admit all, taking steps where there is no room; single `images` are kept until they leave."""
         taken = 0
         while True:
-            self._incoming = words[taken:]
-            taken += self._admit(self._incoming, None if images is None else images[taken:])
-            if taken == len(words):
-                break
+            if self._freed:
+                self._incoming, self._freed = words[taken:], False
+                taken += self._admit(self._incoming, None if images is None else images[taken:])
+                if taken == len(words):
+                    break
             self._make_room()
+        self._freed = True
         self._incoming = self._words_told[:0]
 
     def _admit(self, words: Array, images: Sequence[Tensor] | None) -> int:
