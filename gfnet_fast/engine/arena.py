@@ -85,7 +85,7 @@ class Arena:
         """`count` slots ready for step 2, of blank images that never leave: what a launch is timed on."""
         slots = torch.arange(count, dtype=torch.int32, device=self.device)
         self.queue[:count] = slots
-        self.counters.copy_(torch.tensor([0, count]))
+        self.counters.copy_(torch.tensor([0, count], device="cpu"))
         self.taken.fill_(1)
         self.limits.fill_(self.steps)
         self.deadlines.fill_(math.inf)
