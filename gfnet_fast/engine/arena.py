@@ -6,10 +6,9 @@ import math
 
 import torch
 from gfnet_kernels import ImageTable
+from gfnet_kernels.deliver import PLACES
 from gfnet_kernels.images import ENTRY
 from torch import Tensor
-
-from gfnet_fast.engine.blocks import PLACES
 
 
 class Arena:

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gfnet_kernels.deliver import PLACES
 from gfnet_kernels.images import ENTRY
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gfnet_fast._scheduler import Stage
 
-PLACES = 5  # addresses of an answer: class, confidence, step, logits, origins
 HEAD = 2  # words of 8 bytes before the rows
 LEFT = 2  # numbers of a record before those that have left
 
