@@ -17,7 +17,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gfnet_fast.checkpoints import load
-from gfnet_fast.cli.app import model_path
 from gfnet_fast.evaluation import Steps, trace_steps
 from gfnet_fast.exits import (
     ModelIdentity,
@@ -38,7 +37,7 @@ def main() -> None:
     parser.add_argument("--task", choices=("digits", "textures"), default="digits")
     parser.add_argument("--model", default="digits", help="folder of a model of that task")
     options = parser.parse_args()
-    model, rows = load(model_path(options.model)), range(options.images)
+    model, rows = load(options.model), range(options.images)
     task = digits.RECIPE if options.task == "digits" else textures.RECIPE
 
     def traced(split: str, seed: int) -> Steps:

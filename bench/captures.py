@@ -10,7 +10,6 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import cache, partial
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -27,6 +26,7 @@ from measuring import agreement, shared_thresholds, steady  # noqa: E402
 from gfnet_fast._scheduler import CostTable, Stage  # noqa: E402
 from gfnet_fast.checkpoints import load  # noqa: E402
 from gfnet_fast.data.digits import ClutteredDigits  # noqa: E402
+from gfnet_fast.embedded import ASSETS  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
 from gfnet_fast.engine.prepare import exact_float32  # noqa: E402
 from gfnet_fast.model.gfnet import GFNet  # noqa: E402
@@ -44,7 +44,7 @@ Given = tuple[GFNet, Tensor, Steps]
 @cache
 def digits(device: torch.device) -> Given:
     """The model that comes with the package, canvases of its kind, and what its steps say."""
-    model = load(Path(str(files("gfnet_fast") / "assets" / "digits")))
+    model = load(ASSETS / "digits")
     images = ClutteredDigits("test", FEW, seed=77, task=TASK).images(range(FEW))
     found = model.trace(model.normalise(images)).logits.softmax(-1).max(-1)
     return model.to(device), images.to(device), Steps(found.values, found.indices)

@@ -13,7 +13,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from rows import commit, processor  # noqa: E402
 
 from gfnet_fast._scheduler import CostTable, Reason, Stage  # noqa: E402
 from gfnet_fast.checkpoints import load  # noqa: E402
+from gfnet_fast.embedded import ASSETS  # noqa: E402
 from gfnet_fast.engine.blocks import Block  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
 from gfnet_fast.engine.launches import Launches  # noqa: E402
@@ -91,7 +91,7 @@ class Taken(NamedTuple):
 
 
 def engine_of(bucket: int) -> tuple[Engine, Free]:
-    model = load(Path(str(files("gfnet_fast") / "assets" / "digits")))
+    model = load(ASSETS / "digits")
     costs = CostTable([(bucket, 1e-3)], [(bucket, 1e-3)])
     engine = Engine(model, buckets=(bucket,), costs=costs, layout=torch.channels_last, in_flight=2)
     engine._launches = free = Free(engine)

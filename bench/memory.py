@@ -24,10 +24,10 @@ def stream(images: int, steps: int) -> None:
     import torch
 
     import gfnet_fast as gf
-    from gfnet_fast.demo import EMBEDDED
+    from gfnet_fast.embedded import ASSETS
     from gfnet_fast.model.gfnet import GFNet
 
-    model = gf.load(EMBEDDED)
+    model = gf.load(ASSETS / "digits")
     if steps:
         model = GFNet(dataclasses.replace(model.config, steps=steps, macs=None)).eval()
     predictor = gf.Predictor(model, device="cpu", compile="never")

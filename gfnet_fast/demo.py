@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gfnet_fast.checkpoints import load
+from gfnet_fast.embedded import ASSETS
 from gfnet_fast.errors import InputError
 from gfnet_fast.exits import Budget
 from gfnet_fast.figure import draw_exits
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from gfnet_fast.data.digits import DigitsTask
 
-EMBEDDED = Path(__file__).parent / "assets" / "digits"
 REPEATS = 5
 FULL_IMAGES = 128  # the full image costs ten times a whole GFNet
 FULL_BATCH = 16  # the fastest of 8, 16, 32 and 64 for 192 px on a CPU
@@ -54,7 +54,7 @@ def run_demo(
     count, seed : int
         How many canvases, and which.
     model : GFNet or path, optional
-        By default the one that comes with the package.
+        By default ``digits``, which comes with the package.
     task : DigitsTask, optional
         How canvases are composed; by default as the embedded model was trained.
     console : rich Console, optional
@@ -79,7 +79,7 @@ def run_demo(
     if count < 1:
         raise InputError(f"count: expected at least 1, got {count}")
     task = _task() if task is None else task
-    model = model if isinstance(model, GFNet) else load(EMBEDDED if model is None else model)
+    model = model if isinstance(model, GFNet) else load(ASSETS / "digits" if model is None else model)
     config = model.config
     if config.image_size != task.canvas or config.classes != 10:
         expected = f"a model of {task.canvas} px images and 10 classes"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 
 from gfnet_fast.checkpoints import native, official
 from gfnet_fast.config import GFNetConfig
+from gfnet_fast.embedded import locate, names
 from gfnet_fast.errors import CheckpointError, DeviceError, reason, shown
 from gfnet_fast.model.gfnet import GFNet
 
@@ -16,16 +16,17 @@ from gfnet_fast.model.gfnet import GFNet
 def load(
     path: str | os.PathLike[str], *, config: GFNetConfig | None = None, device: str | torch.device = "cpu"
 ) -> GFNet:
-    """A GFNet from an official checkpoint file or a native folder, in evaluation mode and float32.
+    """A GFNet in evaluation mode and float32: of an official file, a native folder, or one that comes along.
 
     Loading runs nothing that the file says, opens no socket and writes nothing. The weights are read into
     memory of the model's own.
 
     Parameters
     ----------
-    path : path
+    path : path or str
         A folder written by :meth:`GFNet.save_pretrained`, or a file: as released, or as the official
-        training script saves it.
+        training script saves it. Where there is no such path, the name of a model that comes with the
+        package: ``"digits"``.
     config : GFNetConfig, optional
         What the file does not say. The training form holds neither the model's name nor its sizes;
         without `config` they are found from the names and shapes of its tensors, and the number of
@@ -44,13 +45,14 @@ def load(
         There is no such device.
     """
     try:
-        path = Path(os.fsdecode(path))
+        path = locate(path)
         found = path.exists()
     except (TypeError, ValueError, OSError) as error:
         got = f"{shown(path)} ({reason(error)})"
         raise CheckpointError(f"path: expected one of a checkpoint, got {got}") from None
     if not found:
-        raise CheckpointError(f"{path}: expected a checkpoint file or folder, got nothing there")
+        expected = f"a checkpoint file or folder, or a model that comes along ({', '.join(names())})"
+        raise CheckpointError(f"{path}: expected {expected}, got nothing there")
     target = check_device(device)
     model = native.read(path, config) if path.is_dir() else official.read(path, config)
     return model.to(target).eval()

@@ -4,6 +4,9 @@ config.json holds ``{"schema_version": 1, "config": {...}, "labels": [...] or nu
 a calibration (see :mod:`gfnet_fast.exits.files`), or a bare table of which no costs are known:
 ``{"schema_version": 1, "thresholds": [[...], ...], "default_row": i}``, rows of T exit thresholds,
 cheapest first, the last of each -1e8.
+
+model.safetensors holds the state dict. Floating-point tensors may be of any precision, each of its own;
+they are read as float32.
 """
 
 from __future__ import annotations
@@ -37,18 +40,39 @@ MAX_ROWS = 65_536
 MAX_LABEL = 1024
 """Characters of a class's name."""
 
+HALF_ERROR = 1e-3
+"""Most that float16 may change the weights of one output (a row): norm of the change by their norm."""
 
-def save(model: GFNet, folder: str | os.PathLike[str]) -> None:
+
+def save(model: GFNet, folder: str | os.PathLike[str], *, half: bool = False) -> None:
     """Write `model` as a native folder; each file appears whole or not at all.
 
     While it writes, the weights are three times in memory.
+
+    Parameters
+    ----------
+    model : GFNet
+    folder : path
+        Made where there is none.
+    half : bool
+        Parameters in float16, but for those of which a row would change by more than `HALF_ERROR`; these
+        and all buffers, the statistics of batch norms among them, in float32.
+
+    Raises
+    ------
+    CheckpointError
+        A parameter holds numbers beyond float16, or the labels cannot be written. Nothing is written then.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     state = {
         name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, t in model.state_dict().items()
     }
+    if half:
+        buffers = {name for name, _ in model.named_buffers()}
+        for name, t in state.items():
+            if t.is_floating_point():
+                state[name] = t.float() if name in buffers else _halved(name, t.float())
     head = {
         "schema_version": SCHEMA_VERSION,
         "config": model.config.to_dict(),
@@ -66,11 +90,25 @@ def save(model: GFNet, folder: str | os.PathLike[str]) -> None:
             "thresholds": model.thresholds.tolist(),
         }
         texts["thresholds.json"] = json_text(table)
+    folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / "model.safetensors", safetensors_bytes(state))
     for name, text in texts.items():
         write_text(folder / name, text)
     if "thresholds.json" not in texts:
         (folder / "thresholds.json").unlink(missing_ok=True)
+
+
+def _halved(name: str, values: Tensor) -> Tensor:
+    """float32 `values` in float16, or as they are where a row of them would change too much."""
+    halved = values.half()
+    if bool(halved.isinf().any()):
+        most, got = torch.finfo(torch.float16).max, float(values.abs().max())
+        raise CheckpointError(f"{name}: expected numbers of at most {most:g} for float16, got {got:g}")
+    norm, lost = (
+        torch.linalg.vector_norm(torch.atleast_1d(t)[:, None].flatten(1), dim=1, dtype=torch.float64)
+        for t in (values, values - halved)
+    )
+    return values if bool((lost > HALF_ERROR * norm).any()) else halved
 
 
 def read(folder: Path, config: GFNetConfig | None = None) -> GFNet:

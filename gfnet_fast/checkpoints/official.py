@@ -96,6 +96,9 @@ def read(path: Path, config: GFNetConfig | None = None) -> GFNet:
     stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     if sum(tensor.nbytes for tensor in tensors) > sum(stored.values()):
         raise CheckpointError(f"{path}: expected tensors of their own, got some that share their numbers")
+    del parts, tensors
+    for part in PARTS:
+        del content[part]  # `state` alone holds them now
     model = assemble(path, config, build(path, config), state)
     if "dynamic_threshold" in content:
         model.thresholds = check_table(path, content["dynamic_threshold"], config.steps)

@@ -81,10 +81,14 @@ def build(where: object, config: GFNetConfig) -> GFNet:
         raise CheckpointError(f"{where}: expected a network that can be built, got {got}") from error
 
 
-def assemble(where: object, config: GFNetConfig, model: GFNet, state: Mapping[str, Any]) -> GFNet:
-    """`model`, that `config` was built into, with `state` as its weights, all checked, in float32."""
+def assemble(where: object, config: GFNetConfig, model: GFNet, state: dict[str, Any]) -> GFNet:
+    """`model`, that `config` was built into, with `state` as its weights, all checked, in float32.
+
+    `state` is changed: tensors of other types are let go of one by one, so that they are not in memory twice.
+    """
     require(where, differences(state, {name: tuple(t.shape) for name, t in model.state_dict().items()}))
-    state = {name: t.detach().float() if t.dtype in FLOATS else t.long() for name, t in state.items()}
+    for name, t in state.items():
+        state[name] = t.detach().float() if t.dtype in FLOATS else t.long()
     model.load_state_dict(state, assign=True)
     unsaved = sum(t.nbytes for t in (*model.buffers(), *model.parameters()) if t.is_meta)
     if unsaved > MAX_UNSAVED:

@@ -6,12 +6,12 @@ Exit status: 0 all well, 1 failed, 2 usage, 3 some inputs failed, 130 interrupte
 from __future__ import annotations
 
 import math
-import os
 from typing import Annotated, Any
 
 import typer
 
 from gfnet_fast.cli.process import INTERRUPTED, USAGE, hush
+from gfnet_fast.embedded import names
 from gfnet_fast.text import say
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ def finite(value: float | None) -> float | None:
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.", callback=_hush)]
 LARGEST_SEED, LARGEST_BATCH = 2**31 - 1, 2**16
+MODEL_HELP = f"Checkpoint file or folder, or a model that comes along: {', '.join(names())}."
 
 
 @app.callback(invoke_without_command=True)
@@ -80,10 +81,3 @@ def run() -> int:
         where = "gfnet-fast" if context is None else context.command_path
         say(f"error: {error.format_message()} (`{where} --help` says what it takes)")
         return USAGE
-
-
-def model_path(name: str) -> str:
-    """The path behind ``--model``: ``digits`` is the model that comes with the package."""
-    if name == "digits" and not os.path.exists(name):
-        return os.path.join(os.path.dirname(os.path.dirname(__file__)), "assets", "digits")
-    return name

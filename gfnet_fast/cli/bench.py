@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, Quiet, app, model_path
+from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, Quiet, app
 from gfnet_fast.cli.calibrate import DATA_HELP
 from gfnet_fast.cli.console import plain_table, results_console
 from gfnet_fast.cli.output import check_file, opened
@@ -71,7 +71,7 @@ def bench(
         if not quiet:
             say(text)
 
-    predictor = Predictor(load(model_path(model)), device=device, batch=batch)
+    predictor = Predictor(load(model), device=device, batch=batch)
     network = predictor.model
     labelled = open_labelled(data, network, split="test", count=images, seed=300 + seed)
     picked = shuffled(len(labelled.labels), images, seed)

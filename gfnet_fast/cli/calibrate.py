@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, Quiet, app, finite, model_path
+from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, MODEL_HELP, Quiet, app, finite
 from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
 from gfnet_fast.cli.output import check_new
+from gfnet_fast.embedded import named
 from gfnet_fast.errors import InputError
 from gfnet_fast.text import plain, say
 
@@ -30,7 +31,7 @@ class Method(str, Enum):
 
 @app.command()
 def calibrate(
-    model: Annotated[str, typer.Argument(help="Checkpoint file or folder, or 'digits'.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     data: Annotated[str, typer.Option("--data", help=DATA_HELP)],
     output: Annotated[
         Path | None,
@@ -78,7 +79,7 @@ def calibrate(
     from gfnet_fast.exits import calibrate as search
     from gfnet_fast.predictor import Predictor
 
-    network = load(model_path(model))
+    network = load(model)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "batch": batch}
     predictor = Predictor(network, compile="always" if compile else "never", **options)
     labelled = open_labelled(data, network, split="validation", count=images or DIGITS, seed=100 + seed)
@@ -121,8 +122,8 @@ def _target(model: str, data: str, output: Path | None) -> Path:
     if output is not None:
         check_new("output", output, model=model, folder=data)
         return output / "thresholds.json"
-    if model_path(model) != model or not Path(model).is_dir():
-        what = "one that came with the package" if model_path(model) != model else "a file, or nothing"
+    if named(model) or not Path(model).is_dir():
+        what = "one that came with the package" if named(model) else "a file, or nothing"
         raise InputError(
             f"{model}: expected a model folder to write thresholds into, got {what}; use --output"
         )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gfnet_fast.cli.app import app, model_path
+from gfnet_fast.cli.app import MODEL_HELP, app
 from gfnet_fast.cli.console import results_console
 from gfnet_fast.cli.output import check_new
 from gfnet_fast.text import plain
@@ -21,7 +21,7 @@ class Form(str, Enum):
 
 
 @app.command()
-def info(path: Annotated[str, typer.Argument(help="Checkpoint file or folder, or 'digits'.")]) -> None:
+def info(path: Annotated[str, typer.Argument(help=MODEL_HELP)]) -> None:
     """Say what a checkpoint holds."""
     console = results_console()
     from rich.table import Table
@@ -29,7 +29,7 @@ def info(path: Annotated[str, typer.Argument(help="Checkpoint file or folder, or
     from gfnet_fast.checkpoints import load
     from gfnet_fast.model.macs import static_macs
 
-    model = load(model_path(path))
+    model = load(path)
     config = model.config
     assert config.macs is not None
     facts = {
@@ -61,21 +61,26 @@ def info(path: Annotated[str, typer.Argument(help="Checkpoint file or folder, or
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="Checkpoint file or folder.")],
+    source: Annotated[str, typer.Argument(help=MODEL_HELP)],
     target: Annotated[
         Path, typer.Argument(help="A folder for the native form, a file for the official ones.")
     ],
     to: Annotated[
         Form, typer.Option(help="native folder, or official file as released or as training saves it.")
     ] = Form.native,
+    half: Annotated[
+        bool, typer.Option("--half", help="Weights in float16, for a native folder of half the size.")
+    ] = False,
 ) -> None:
     """Write a checkpoint in another form."""
+    if half and to is not Form.native:
+        raise typer.BadParameter(f"--half: expected the native form, got --to {to.value}")
     check_new("target", target, model=source)
     from gfnet_fast.checkpoints import load, official_checkpoint, save
     from gfnet_fast.training.state import write_torch
 
-    model = load(model_path(source))
+    model = load(source)
     if to is Form.native:
-        save(model, target)
+        save(model, target, half=half)
     else:
         write_torch(target, official_checkpoint(model, to.value))

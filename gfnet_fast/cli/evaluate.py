@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from enum import Enum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gfnet_fast.cli.app import LARGEST_SEED, Quiet, app, finite, model_path
+from gfnet_fast.cli.app import LARGEST_SEED, MODEL_HELP, Quiet, app, finite
 from gfnet_fast.cli.calibrate import DATA_HELP
 from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
 from gfnet_fast.cli.process import FAILED
+from gfnet_fast.embedded import locate
 from gfnet_fast.text import say
 
 DIGITS = 4000
@@ -25,7 +25,7 @@ class Shape(str, Enum):
 
 @app.command("eval")
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Checkpoint file or folder, or 'digits'.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     data: Annotated[str, typer.Option("--data", help=DATA_HELP)],
     format: Annotated[Shape, typer.Option("--format", "-f", help="json has every row.")] = Shape.table,
     rows: Annotated[int, typer.Option(min=2, help="Rows of thresholds that the table shows.")] = 9,
@@ -54,7 +54,7 @@ def evaluate(
     from gfnet_fast.evaluation import shuffled, stored_anytime, trace_steps
     from gfnet_fast.predictor import Predictor
 
-    path = Path(model_path(model))
+    path = locate(model)
     network = Predictor(load(path), device=device).model
     labelled = open_labelled(data, network, split="test", count=images or DIGITS, seed=200 + seed)
     picked = shuffled(len(labelled.labels), images, seed)

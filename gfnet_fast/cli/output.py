@@ -13,7 +13,7 @@ from typing import TextIO
 
 import typer
 
-from gfnet_fast.cli.app import model_path
+from gfnet_fast.embedded import locate
 from gfnet_fast.files import replacing
 from gfnet_fast.text import say
 
@@ -108,7 +108,7 @@ def _check_parent(option: str, path: Path) -> None:
 
 
 def _check_model(option: str, path: Path, model: str) -> None:
-    place = Path(model_path(model))
+    place = locate(model)
     inside = list(place.iterdir()) if place.is_dir() else [place]
     if _is_among(path, inside) or (place.is_dir() and _is_inside(path, place)):
         raise _refused(option, f"a path outside the model {model}", str(path))

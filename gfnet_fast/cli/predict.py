@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gfnet_fast.cli.app import LARGEST_BATCH, Quiet, app, model_path
+from gfnet_fast.cli.app import LARGEST_BATCH, MODEL_HELP, Quiet, app
 from gfnet_fast.cli.console import progress
 from gfnet_fast.cli.output import check_file, opened
 from gfnet_fast.cli.process import SOME_FAILED
@@ -27,7 +27,6 @@ class Format(str, Enum):
 
 
 NAME = 24
-MODEL_HELP = "Checkpoint file or folder; 'digits' is the model that comes with the package."
 
 
 @app.command()
@@ -76,7 +75,7 @@ def predict(
 
     watch = None if audit is None else Audit(audit)
     predictor = Predictor.from_pretrained(
-        model_path(model),
+        model,
         device=device,
         dtype=dtype,
         budget=budget,

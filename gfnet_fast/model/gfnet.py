@@ -168,11 +168,15 @@ class GFNet(nn.Module):
             origins.append(origin)
         return Trace(torch.stack(steps), torch.stack(actions), torch.stack(origins))
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a folder that :func:`gfnet_fast.load` reads: configuration, weights, thresholds, labels."""
+    def save_pretrained(self, folder: str | os.PathLike[str], *, half: bool = False) -> None:
+        """Write a folder that :func:`gfnet_fast.load` reads: configuration, weights, thresholds, labels.
+
+        With `half` most weights are stored in float16, half as large; they are read as float32 again. What
+        float16 cannot hold well stays in float32; CheckpointError where it cannot hold it at all.
+        """
         from gfnet_fast.checkpoints.native import save  # the one import upwards: the name that users expect
 
-        save(self, folder)
+        save(self, folder, half=half)
 
     def extra_repr(self) -> str:
         c = self.config
