@@ -10,13 +10,13 @@ from torch import nn
 from gfnet_fast.checkpoints import load
 from gfnet_fast.checkpoints.tensors import differences, require
 from gfnet_fast.config import GFNetConfig
-from gfnet_fast.data.folder import TrainingReader
+from gfnet_fast.data.folder import Parts, TrainingReader
 from gfnet_fast.errors import InputError
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training.config import TrainConfig
 from gfnet_fast.training.distributed import World
 from gfnet_fast.training.job import Job
-from gfnet_fast.training.pretrained import check_stride, load_pretrained
+from gfnet_fast.training.pretrained import Pretrained, check_stride, load_pretrained
 
 
 def check_job(job: Job, world: World) -> None:
@@ -55,8 +55,8 @@ def new_model(config: GFNetConfig, job: Job) -> GFNet:
     return model
 
 
-def begin_with(model: GFNet, job: Job, classes: tuple[str, ...], stages: Sequence[int]) -> None:
-    """The weights of another model, or the backbone's pretrained ones."""
+def begin_with(model: GFNet, job: Job, classes: tuple[str, ...], stages: Sequence[int]) -> Pretrained | None:
+    """The weights of another model, or the backbone's pretrained ones, which are described."""
     if job.init is not None:
         init = load(job.init, config=None if job.init.is_dir() else model.config)
         weights = init.state_dict()
@@ -68,5 +68,20 @@ def begin_with(model: GFNet, job: Job, classes: tuple[str, ...], stages: Sequenc
                 f"got {list(init.labels or ())}"
             )
         model.load_state_dict(weights)
-    if job.pretrained:
-        load_pretrained(model, job.pretrained)
+    return load_pretrained(model, job.pretrained) if job.pretrained else None
+
+
+def said_of_parts(parts: Parts, config: TrainConfig) -> str:
+    """How many images each part has, and which parts were drawn from the training folder."""
+    runs = f" in runs of {config.split_run}" if config.split_run > 1 else ""
+    counts = [
+        f"{len(part)} {what} ({f'drawn{runs}' if part.root == parts.train.root else f'in {part.root.name}/'})"
+        for part, what in ((parts.heldout, "held out for thresholds"), (parts.validation, "for the report"))
+    ]
+    return f"images: {len(parts.train)} to train on, {', '.join(counts)}"
+
+
+def said_of_pretrained(pretrained: Pretrained, network: GFNetConfig) -> str:
+    """Which weights a run begins with, and what pixels its network expects."""
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (network.mean, network.std))
+    return f"pretrained: {pretrained}; mean {mean}, std {std}"

@@ -18,19 +18,21 @@ SETTINGS, CHECKPOINT, METRICS, EVALUATION = (
     "metrics.jsonl",
     "evaluation.json",
 )
-OFFICIAL, FAILED = "official.pth.tar", "failed-stage"
+PRETRAINED, OFFICIAL, FAILED = "pretrained.json", "official.pth.tar", "failed-stage"
 MODEL = "model.safetensors", "config.json", "thresholds.json"
+_FILES = SETTINGS, PRETRAINED, CHECKPOINT, METRICS, EVALUATION, OFFICIAL, *MODEL
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Raise InputError unless `folder` is new, empty, or of a run with the same settings.
 
-    A run that has left nothing but its settings, before its first checkpoint, does not count.
+    A run that has left nothing but its settings and what it began with, before its first checkpoint, does
+    not count.
     """
     path = folder / SETTINGS
     inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     inside -= {path.name for path in drafts(folder)}
-    begun = {SETTINGS, *(["tensorboard"] if SETTINGS in inside else [])}
+    begun = {SETTINGS, *([PRETRAINED, "tensorboard"] if SETTINGS in inside else [])}
     if inside <= begun and (folder.is_dir() or not folder.exists()):
         return
     if SETTINGS not in inside:
@@ -50,7 +52,7 @@ def drafts(folder: Path) -> list[Path]:
     """Files of a run that it was killed in the middle of writing; nothing reads them."""
     if not folder.is_dir():
         return []
-    names = tuple(f"{name}." for name in (SETTINGS, CHECKPOINT, METRICS, EVALUATION, OFFICIAL, *MODEL))
+    names = tuple(f"{name}." for name in _FILES)
     found = [path for path in folder.iterdir() if path.name.endswith(DRAFT)]
     return [path for path in found if path.name.startswith((*names, FAILED))]
 

@@ -49,7 +49,8 @@ def test_one_command_then_predict(capsys, data, tmp_path):
         rf"{output}: \d+\.\d % right after 3 steps, \d+\.\d % with early exit in \d\.\d\d steps; 3 images\n",
         done.out,
     )
-    assert [line.split(":")[0] for line in done.err.splitlines()] == [f"stage {k} epoch 0" for k in range(4)]
+    stages = [f"stage {k} epoch 0" for k in range(4)]
+    assert [line.split(":")[0] for line in done.err.splitlines()] == ["images", *stages]
     answers = run(capsys, "predict", data, "--model", output, "--format", "jsonl")
     assert answers.status == 0, answers.err
     rows = [json.loads(line) for line in answers.out.splitlines()]

@@ -70,6 +70,81 @@ def test_the_split_follows_its_seed(plain):
     assert first.heldout.digest != other.heldout.digest
 
 
+def touch(folder, names):
+    """Empty files: parts are divided by names alone."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("names", "runs"),
+    [
+        # photo2 before photo10, and what is missing shifts nothing: 1-3, 4-6, 7-9, 10-12.
+        ("photo1 photo2 photo3 photo4 photo6 photo8 photo9 photo10",
+         {"photo1 photo2 photo3", "photo4 photo6", "photo8 photo9", "photo10"}),
+        # By the last number, whatever follows it; apart from what begins otherwise or is in another folder.
+        ("x/p7_01 x/p7_02b y/p7_03 p8_02 p8_03", {"x/p7_01 x/p7_02b", "y/p7_03", "p8_02 p8_03"}),
+        # By position where there is no number.
+        ("d b c a e f g", {"a b c", "d e f", "g"}),
+    ],
+    ids=["numbers", "names", "positions"],
+)  # fmt: skip
+def test_neighbours_stay_together(tmp_path, names, runs):
+    """Every run of a class is held out by some seed, and nothing but whole runs ever is."""
+    for name in "ab":
+        touch(tmp_path / name, [f"{name}.png" for name in names.split()])
+    heldout = [read_parts(tmp_path, seed=seed, run=3).heldout for seed in range(30)]
+    found = [
+        [name.decode().removesuffix(".png") for name in part.names if name[:1] == b"a"] for part in heldout
+    ]
+    assert {frozenset(name.removeprefix("a/") for name in names) for names in found} == {
+        frozenset(run.split()) for run in runs
+    }
+
+
+def test_shares_are_of_runs(tmp_path):
+    for name in "ab":
+        touch(tmp_path / name, [f"{n:03}.png" for n in range(1, 73)])
+    parts = read_parts(tmp_path, heldout=0.2, validation=0.01, run=12)  # six runs: 1.2 and 0.06 of them
+    assert [np.bincount(part.labels).tolist() for part in parts[1:]] == [[48, 48], [12, 12], [12, 12]]
+    for part in (parts.heldout, parts.validation):
+        for label in (0, 1):
+            numbers = [int(path.stem) for path in paths(part) if path.parent.name == "ab"[label]]
+            assert numbers == list(range(numbers[0], numbers[0] + 12))
+            assert numbers[0] % 12 == 1
+    with pytest.raises(InputError, match=r"a: expected more than 2 runs of 36 images, .*, got 2"):
+        read_parts(tmp_path, run=36)
+
+
+def test_alone_images_of_one_number_are_single(tmp_path):
+    for name in "ab":
+        touch(tmp_path / name, [f"224px_{k}.png" for k in "stuvwxyz"])
+    assert [len(part) for part in read_parts(tmp_path)[1:]] == [12, 2, 2]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
+def test_grey_and_transparent_images_are_trained_on(tmp_path, mode):
+    """Grey in three channels, and alpha dropped: as the predictor sees them."""
+    pixels = random_images(1, 90).numpy()[0]
+    alpha = Image.fromarray(pixels[..., 0])
+    image = Image.fromarray(pixels)
+    if mode in ("LA", "RGBA"):
+        image = image.convert(mode)
+        image.putalpha(alpha)
+    else:
+        image = image.convert(mode)
+    image.save(tmp_path / "one.png", **({"transparency": 3} if mode == "P" else {}))
+    color = Image.fromarray(pixels).convert(mode.removesuffix("A")).convert("RGB")
+    color.save(tmp_path / "color.png")
+    for reader in (TrainingReader(CONFIG, scale=(1.0, 1.0), flip=0.0), evaluation_reader(CONFIG)):
+        with seeded(0):
+            seen = reader(tmp_path / "one.png")
+        with seeded(0):
+            assert torch.equal(seen, reader(tmp_path / "color.png"))
+        assert seen.shape == (80, 80, 3)
+
+
 def test_named_parts_are_kept(named):
     parts = read_parts(named, heldout=0.25)
     assert parts.classes == ("a", "b")

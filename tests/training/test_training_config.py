@@ -77,6 +77,7 @@ def test_overrides_leave_the_rest_and_the_table():
         ({"action_std": 0.0}, r"action_std: expected more than 0 to 1e\+30, got 0"),
         ({"action_std": float("inf")}, r"action_std: expected more than 0 to 1e\+30, got inf"),
         ({"batch": 10, "accumulate": 4}, "accumulate: expected a divisor of batch 10, got 4"),
+        ({"split_run": 0}, "split_run: expected at least 1, got 0"),
         ({"ema": 1.0}, "ema: expected 0 or more and less than 1, got 1.0"),
         ({"scale": (0.5, 0.1)}, "scale: expected two shares"),
         ({"flip": 1.5}, "flip: expected 0 to 1, got 1.5"),
@@ -130,3 +131,34 @@ def test_other_networks_have_their_family_s_form(backbone, policy, classifier, g
 def test_a_network_s_sizes_are_said_once():
     with pytest.raises(InputError, match="expected fields that nothing else says, got classes, steps"):
         model_config("timm/resnet18", 64, 4, 160, 7, steps=3, classes=2)
+
+
+IMAGENET, HALF = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "expected"),
+    [
+        *((f"timm/tf_efficientnet_lite{size}", HALF) for size in range(3)),
+        ("timm/mixer_b16_224", HALF),  # as timm says
+        ("timm/resnet18", IMAGENET),
+        ("timm/efficientnet_b2", IMAGENET),
+        ("timm/mobilenetv3_large_125", IMAGENET),  # timm has no weights
+        ("torchvision/mobilenet_v3_small", IMAGENET),
+    ],
+)
+def test_mean_and_deviation_of_the_weights(backbone, expected):
+    config = model_config(backbone, 64, 4, 160, 7)
+    assert (config.mean, config.std) == expected
+    other = model_config(backbone, 64, 4, 160, 7, mean=(0.1, 0.2, 0.3))
+    assert (other.mean, other.std) == ((0.1, 0.2, 0.3), expected[1])
+
+
+def test_efficientnet_lite_is_cascaded():
+    config = model_config("timm/tf_efficientnet_lite0", 96, 3, 224, 20)
+    assert (config.classifier, config.glance_head, config.name) == ("cascaded", True, "tf_efficientnet_lite0")
+
+
+def test_weights_that_timm_does_not_know():
+    with pytest.raises(InputError, match=r"backbone: expected weights that timm knows, got resnet18.mine: "):
+        model_config("timm/resnet18.mine", 64, 4, 160, 7)

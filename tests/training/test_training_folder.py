@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import timm
 import torch
 
 from gfnet_fast.checkpoints import load
@@ -27,7 +26,7 @@ from gfnet_fast.training.config import TrainConfig, family_config, model_config
 from gfnet_fast.training.distributed import World
 from gfnet_fast.training.folder import train_folder
 from gfnet_fast.training.job import Job, Manner
-from gfnet_fast.training.pretrained import load_pretrained, stride_of
+from gfnet_fast.training.pretrained import stride_of
 from gfnet_fast.training.start import check_parts
 from tests.training.folder_helpers import (
     CONVNEXT,
@@ -331,55 +330,6 @@ def small():
     return GFNet(model_config("timm/resnet18", 32, 3, 48, 3, **RESNET[1]))
 
 
-@pytest.mark.parametrize("classes", [3, 10])
-def test_weights_of_a_file(small, tmp_path, classes):
-    """Both encoders get all of it but a classifier for other classes."""
-    args = RESNET[1]["backbone_args"]
-    stock = timm.create_model("resnet18", num_classes=classes, **args)
-    torch.save({"state_dict": {f"module.{k}": v for k, v in stock.state_dict().items()}}, tmp_path / "w.pth")
-    model = GFNet(small.config)
-    head = model.global_encoder.backbone.fc.weight.clone()
-    load_pretrained(model, str(tmp_path / "w.pth"))
-    for encoder in (model.global_encoder, model.local_encoder):
-        for name, value in stock.state_dict().items():
-            if not name.startswith("fc."):
-                assert torch.equal(encoder.backbone.state_dict()[name], value), name
-    expected = stock.fc.weight if classes == 3 else head
-    assert torch.equal(model.global_encoder.backbone.fc.weight, expected)
-
-
-def test_weights_that_do_not_fit(small, tmp_path):
-    path = tmp_path / "w.pth"
-    with pytest.raises(CheckpointError, match=r"w.pth: expected a file of a backbone's weights"):
-        load_pretrained(small, str(path))
-    path.write_bytes(b"no weights")
-    with pytest.raises(CheckpointError, match=r"w.pth: expected a file that torch\.save wrote, got a text"):
-        load_pretrained(small, str(path))
-    torch.save({"model": {"conv1.weight": [1.0]}}, path)
-    with pytest.raises(CheckpointError, match=r"w.pth: expected tensors by name, got 'conv1.weight': list"):
-        load_pretrained(small, str(path))
-    other = timm.create_model("resnet18", num_classes=3, channels=[16, 16, 16, 32], layers=[1, 1, 1, 1])
-    torch.save(other.state_dict(), path)
-    with pytest.raises(
-        CheckpointError, match="expected the weights of timm/resnet18, got some that differ in"
-    ):
-        load_pretrained(small, str(path))
-    torch.save(timm.create_model("resnet26", num_classes=3).state_dict(), path)
-    with pytest.raises(CheckpointError, match=r"differ in \["):
-        load_pretrained(small, str(path))
-
-
-def test_timm_s_weights_without_a_network(small, monkeypatch):
-    def fail(*args, **kwargs):
-        assert kwargs["pretrained"] is True
-        raise OSError("cannot find the requested files")
-
-    monkeypatch.setattr(timm, "create_model", fail)
-    message = "expected resnet18's weights in timm's cache or from the network, got cannot find"
-    with pytest.raises(InputError, match=message):
-        load_pretrained(small, "timm")
-
-
 @pytest.mark.parametrize(("args", "stride"), [({}, 32), ({"output_stride": 8}, 8)], ids=["32", "8"])
 def test_strides(args, stride):
     assert stride_of(build_encoder("timm/resnet18", 3, **RESNET[1]["backbone_args"], **args)) == stride
@@ -491,6 +441,13 @@ def test_tensorboard_that_is_not_there(data, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"tensorboard: expected the package.*gfnet-fast\[train\]"):
         train(data, tmp_path / "run", manner=replace(QUIET, tensorboard=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class(tmp_path):
+    data = write_pictures(tmp_path / "images", classes="a")
+    with pytest.raises(InputError, match=r"expected two or more folders, one a class, got \['a'\]"):
+        train(data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
