@@ -52,7 +52,7 @@ def digits(device: torch.device) -> Given:
 
 def mobilenet(device: torch.device) -> Given:
     model = model_of(CONFIGS[1], device)
-    images = images_of(model.config.image_size, FEW, device)
+    images = images_of(model.config.canvas, FEW, device)
     return model, images, steps_of(CONFIGS[1], FEW)
 
 
@@ -95,7 +95,7 @@ def whole(given: Callable[[], Given]) -> None:
 
 def same_images(device: torch.device) -> None:
     """The images of a device are the host's, to the bit."""
-    here, there = (images_of(224, FEW, at).cpu() for at in (torch.device("cpu"), device))
+    here, there = (images_of((224, 224), FEW, at).cpu() for at in (torch.device("cpu"), device))
     torch.testing.assert_close(there, here, rtol=0, atol=0)
 
 

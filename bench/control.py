@@ -54,7 +54,7 @@ def control(options: argparse.Namespace, config: str) -> None:
     """Throughput mode, launches of one size: all that is not the networks' own arithmetic."""
     device, dtype, table = torch.device(options.device), getattr(torch, options.dtype), Table(options)
     model, batch = model_of(config, device), options.batch
-    images = images_of(model.config.image_size, options.images, device)
+    images = images_of(model.config.canvas, options.images, device)
     row = shared_thresholds(steps_of(config, options.images), options.share)
     engine = Engine(model, dtype=dtype, buckets=(batch,), compile=options.compile)
     rounds = min(options.rounds, ROUNDS)

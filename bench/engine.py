@@ -121,7 +121,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
     """The gate, then a row a contender."""
     dtype, device = getattr(torch, options.dtype), torch.device(options.device)
     model = model_of(options.config, device)
-    images = images_of(model.config.image_size, options.images, device)
+    images = images_of(model.config.canvas, options.images, device)
     few = images[: options.baselines]
     trace = steps_of(options.config, options.images)
     # To compile a bucket on a GPU takes minutes.

@@ -8,6 +8,7 @@ the sum is more than the plan has.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def whole(config: GFNetConfig, images: int) -> float:
     """The backbone at full size: its layout chosen on a batch, then captured in two batch sizes; calls and
     replays of each.
     """
-    ratio = (config.image_size / config.patch_size) ** 2
+    ratio = math.prod(config.canvas) / config.patch_size**2
     batch = plain(config, min(images, 128), 128, ratio)
     return 2.0 + captures(config, LAYOUTS + 2) + 5 * LAYOUTS * batch + 10 * plain(config, images, 128, ratio)
 

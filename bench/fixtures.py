@@ -90,21 +90,24 @@ def recipe() -> Any:
 
 
 @cache
-def images_of(size: int, count: int, device: torch.device) -> Tensor:
-    """uint8 ``[count, size, size, 3]`` with structure at several scales, the same to the bit on any device.
+def images_of(canvas: tuple[int, int], count: int, device: torch.device) -> Tensor:
+    """uint8 ``[count, *canvas, 3]`` with structure at several scales, the same to the bit on any device.
 
     Sums of products of whole numbers below 2^26, in float64: no order of adding them changes anything.
     """
     draw = np.random.RandomState(0)
     distinct = min(count, DISTINCT)
     scales = {scale: draw.randint(0, 256, (distinct, 3, scale, scale)) for scale in (3, 7, 19)}
-    lines = {scale: torch.from_numpy(weights(size, scale)).to(device) for scale in scales}
+    lines = {
+        scale: [torch.from_numpy(weights(side, scale)).to(device) for side in canvas] for scale in scales
+    }
     parts = []
     for begin in range(0, distinct, CHUNK):
         total = torch.zeros((), dtype=torch.float64, device=device)
         for scale, noise in scales.items():
             part = torch.from_numpy(noise[begin : begin + CHUNK].astype(np.float64)).to(device)
-            total = total + lines[scale] @ part @ lines[scale].T
+            down, across = lines[scale]
+            total = total + down @ part @ across.T
         parts.append((total / (3 * 256 * 256)).to(torch.uint8).permute(0, 2, 3, 1).contiguous())
     return torch.cat(parts).repeat(-(-count // distinct), 1, 1, 1)[:count]
 
@@ -135,7 +138,7 @@ def steps_of(name: str, count: int) -> Steps:
 
 def keep_steps(name: str, count: int, path: Path) -> None:
     model = model_of(name, torch.device("cpu"))
-    images = images_of(model.config.image_size, count, torch.device("cpu"))
+    images = images_of(model.config.canvas, count, torch.device("cpu"))
     found = [model.trace(model.normalise(part)).logits.softmax(-1).max(-1) for part in images.split(CHUNK)]
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.stem}.{os.getpid()}.npz")

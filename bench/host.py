@@ -113,8 +113,7 @@ def measure(count: int, rounds: int) -> Iterator[tuple[str, int, list[Taken]]]:
     runs = []
     for bucket in BUCKETS:
         engine, free = engine_of(bucket)
-        size = engine.config.image_size
-        images = torch.zeros(count, size, size, 3, dtype=torch.uint8)
+        images = torch.zeros(count, *engine.config.canvas, 3, dtype=torch.uint8)
         runs += [(way, bucket, free, run) for way, run in ways(engine, images).items()]
     for turn in range(rounds + 1):
         for way, bucket, free, run in runs:

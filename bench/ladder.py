@@ -87,7 +87,7 @@ def climb(options: argparse.Namespace, config: str) -> None:
     """The rungs of one model; those that compile only with `compile`, since that takes minutes."""
     device, table, compile = torch.device(options.device), Table(options), options.compile
     model = model_of(config, device)
-    images = images_of(model.config.image_size, options.images, device)
+    images = images_of(model.config.canvas, options.images, device)
     trace = steps_of(config, options.images)
     batch, dtype = options.batch, getattr(torch, options.dtype)
     few = images[: min(len(images), options.baselines) // batch * batch]
@@ -174,7 +174,7 @@ def plain_steps(model: GFNet, images: Tensor, batch: int, look_at: Cut) -> Run:
             logits, state = model.first_step(look_at(model, part, None))
             for step in range(2, config.steps + 1):
                 action, state = model.look(state)
-                origins = crop_origins(action, config.image_size, config.patch_size)
+                origins = crop_origins(action, config.canvas, config.patch_size)
                 logits, state = model.next_step(look_at(model, part, origins), state, step)
             classes.append(logits.argmax(1))
         found = torch.cat(classes)
@@ -225,7 +225,7 @@ def latency(options: argparse.Namespace, config: str) -> None:
     device, dtype, table = torch.device(options.device), getattr(torch, options.dtype), Table(options)
     count, form = 8 if options.tiny else SINGLE, "compiled" if options.compile else "folded"
     model = model_of(config, device)
-    images = images_of(model.config.image_size, count, device)
+    images = images_of(model.config.canvas, count, device)
     engine = Engine(model, dtype=dtype, mode="latency", buckets=(1,), compile=options.compile)
     engine.thresholds = shared_thresholds(steps_of(config, count), options.share)
     engine.predict(images[:4])

@@ -46,13 +46,14 @@ FIELDS = (
 def static_graphed(
     model: GFNet, images: Tensor, batch: int, compile: bool, dtype: torch.dtype
 ) -> Callable[[], Tensor]:
-    """The local backbone and its own head on whole images, at its best: one graph for all of them.
+    """The local backbone and its own head on whole images, S x S, at its best: one graph for all of them.
 
     Folded, in its faster layout, its input normalised by one kernel; in batches of `batch` or a quarter of
     it, whichever is faster. Gives the classes.
     """
     config, head, device = model.config, model.local_encoder.head, images.device
-    encoder: Any = Prepared(model.local_encoder, config.image_size, min(batch, len(images)), dtype)
+    side, _ = config.canvas
+    encoder: Any = Prepared(model.local_encoder, config.canvas, min(batch, len(images)), dtype)
     encoder = compiled(encoder) if compile else encoder
     corner = torch.zeros(len(images), 2, dtype=torch.int32, device=device)
     rows = torch.arange(len(images), dtype=torch.int32, device=device)
@@ -63,7 +64,7 @@ def static_graphed(
             found = []
             for part in rows.split(size):
                 whole = corner[: len(part)]
-                view = gk.crop(images, part, whole, config.image_size, config.mean, config.std, dtype)
+                view = gk.crop(images, part, whole, side, config.mean, config.std, dtype)
                 found.append(head(encoder(view)[1].float()))
             return torch.cat(found).argmax(1)
 

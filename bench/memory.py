@@ -31,8 +31,8 @@ def stream(images: int, steps: int) -> None:
     if steps:
         model = GFNet(dataclasses.replace(model.config, steps=steps, macs=None)).eval()
     predictor = gf.Predictor(model, device="cpu", compile="never")
-    size = model.config.image_size
-    made = (torch.randint(256, (size, size, 3), dtype=torch.uint8) for _ in itertools.repeat(None, images))
+    shape = (*model.config.canvas, 3)
+    made = (torch.randint(256, shape, dtype=torch.uint8) for _ in itertools.repeat(None, images))
     count = sum(1 for _ in predictor.stream(made))
     assert count == images
     # Linux counts in KiB

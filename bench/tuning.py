@@ -70,7 +70,7 @@ def tune_backbone(options: argparse.Namespace, config: str) -> None:
     ways: dict[str, Run] = {}
     with torch.no_grad(), compiling():
         for name, layout in LAYOUTS.items():
-            encoder: Any = Prepared(model.local_encoder, size, batch, dtype, layout)
+            encoder: Any = Prepared(model.local_encoder, (size, size), batch, dtype, layout)
             ways[f"folded, {name}"] = captured(partial(encoder, patches), device)
             if options.compile:
                 ways[f"compiled, {name}"] = captured(partial(compiled(encoder), patches), device)
@@ -84,7 +84,7 @@ def tune_engine(options: argparse.Namespace, config: str) -> None:
     """Sets of buckets, at several numbers of images; then what a focus launch takes, and the policy of it."""
     device, dtype, table = torch.device(options.device), getattr(torch, options.dtype), Table(options)
     model, batch = model_of(config, device), options.batch
-    images = images_of(model.config.image_size, options.images, device)
+    images = images_of(model.config.canvas, options.images, device)
     row = shared_thresholds(steps_of(config, options.images), options.share)
     about = {"part": "tuning", "config": config, "dtype": options.dtype, "prepared": "folded"}
     parts = [{1}, {1, 4}, {1, 8, batch}, {1, 2, 4, 8, 16, batch}]  # of the batch

@@ -32,7 +32,7 @@ class Auditing:
             return self.audit.choose(images)
 
     def left(self, image: Tensor, class_id: int) -> None:
-        """A chosen image, ``[S, S, 3]`` or ``[3, S, S]``, has left with this class; -1: with none."""
+        """A chosen image, ``[H, W, 3]`` or ``[3, H, W]``, has left with this class; -1: with none."""
         if class_id < 0:
             return
         with self._lock:

@@ -113,7 +113,7 @@ def run_benchmark(
     ----------
     model : GFNet
         With a calibration whose curve is known, on the device to run on.
-    images : uint8 ``[N, S, S, 3]``, in random order, on that device
+    images : uint8 ``[N, H, W, 3]``, in random order, on that device
     labels : int64 ``[N]``
     options : Options
     say : is told what is going on
@@ -256,7 +256,8 @@ def _speed(seconds: Array) -> dict[str, str]:
 
 def official(model: GFNet, images: Tensor, batch: int) -> Callable[[], Answers]:
     """Evaluation as in the official code: every step, crops cut one by one at numbers read from the host."""
-    size, room = model.config.patch_size, model.config.image_size - model.config.patch_size
+    size = model.config.patch_size
+    down, across = (side - size for side in model.config.canvas)
 
     @torch.no_grad()
     def run() -> Answers:
@@ -268,7 +269,7 @@ def official(model: GFNet, images: Tensor, batch: int) -> Callable[[], Answers]:
                 action, state = model.look(state)
                 crops = []
                 for image, (row, column) in zip(chunk, action, strict=True):
-                    top, left = int(row.item() * room), int(column.item() * room)
+                    top, left = int(row.item() * down), int(column.item() * across)
                     crops.append(image[:, top : top + size, left : left + size])
                 logits, state = model.next_step(torch.stack(crops), state, step)
             classes.append(logits.argmax(1))
@@ -287,7 +288,7 @@ def static(
     """
     config, head = model.config, model.local_encoder.head
     size = min(batch, len(images))
-    encoder: Any = Prepared(model.local_encoder, config.image_size, size, dtype)
+    encoder: Any = Prepared(model.local_encoder, config.canvas, size, dtype)
     encoder = compiled(encoder) if compile else encoder
 
     @torch.no_grad()

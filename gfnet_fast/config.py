@@ -54,11 +54,14 @@ class GFNetConfig:
     backbone : str
         ``"timm/NAME"``, ``"torchvision/NAME"``, or the name of a builder given to
         :func:`gfnet_fast.register_backbone`. Both encoders are this network.
-    patch_size, steps, image_size : int
-        P, T and S: the thumbnail and every crop are P x P pixels, an image S x S, and an image takes
-        1 to T steps.
-    crop_ratio : float
-        Preprocessing resizes the short side to ``int(image_size / crop_ratio)``, then crops the centre.
+    patch_size, steps : int
+        P and T: the thumbnail and every crop are P x P pixels, and an image takes 1 to T steps.
+    image_size : int, or (int, int)
+        S, for images of S x S pixels, or height and width; two that are equal become S.
+    crop_ratio : float or None
+        Preprocessing resizes an image, its aspect kept, until it covers the canvas / `crop_ratio` (of
+        S x S: its short side to ``int(S / crop_ratio)``), then crops the centre. None: it resizes the whole
+        image to the canvas, its aspect not kept, and cuts nothing off.
     resize_filter, glance_filter : "bilinear" or "bicubic"
         The filter of that resize, and of the thumbnail.
     policy : "linear" or "conv"
@@ -89,8 +92,8 @@ class GFNetConfig:
     backbone: str
     patch_size: int
     steps: int
-    image_size: int
-    crop_ratio: float = 0.875
+    image_size: int | tuple[int, int]
+    crop_ratio: float | None = 0.875
     resize_filter: Filter = "bilinear"
     glance_filter: Filter = "bicubic"
     policy: Literal["linear", "conv"] = "conv"
@@ -106,8 +109,8 @@ class GFNetConfig:
     macs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", checked_size(self.image_size))
         for key, most in (
-            ("image_size", MAX_SIDE),
             ("patch_size", MAX_PATCH),
             ("classes", MAX_CLASSES),
             ("policy_hidden", MAX_WIDTH),
@@ -116,9 +119,9 @@ class GFNetConfig:
         ):
             _check_whole(key, getattr(self, key), 1, most)
         _check_whole("steps", self.steps, 2, MAX_STEPS)
-        if self.patch_size > self.image_size:
+        if self.patch_size > min(self.canvas):
             raise CheckpointError(
-                f"patch_size: expected at most image_size {self.image_size}, got {self.patch_size}"
+                f"patch_size: expected at most {min(self.canvas)} (image_size), got {self.patch_size}"
             )
         for key in ("name", "backbone"):
             check_text(key, getattr(self, key))
@@ -127,12 +130,11 @@ class GFNetConfig:
         check_arguments(self.backbone, self.backbone_args)
         if not isinstance(self.glance_head, bool):
             raise CheckpointError(f"glance_head: expected true or false, got {shown(self.glance_head)}")
-        least = self.image_size / MAX_SIDE
-        if not _is_number(self.crop_ratio) or not least <= self.crop_ratio <= 1:
-            got = shown(self.crop_ratio)
+        ratio, least = self.crop_ratio, max(self.canvas) / MAX_SIDE
+        if ratio is not None and (not _is_number(ratio) or not least <= ratio <= 1):
             raise CheckpointError(
-                f"crop_ratio: expected {least:g} to 1, so that an image is resized to at most "
-                f"{MAX_SIDE} pixels, got {got}"
+                f"crop_ratio: expected none, or {least:g} to 1, so that an image is resized to at most "
+                f"{MAX_SIDE} pixels, got {shown(ratio)}"
             )
         for key, choices in CHOICES.items():
             value = getattr(self, key)
@@ -149,9 +151,26 @@ class GFNetConfig:
             object.__setattr__(self, "macs", macs)
 
     @property
-    def resize_to(self) -> int:
-        """Short side after preprocessing's resize, in pixels."""
-        return int(self.image_size / self.crop_ratio)
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of a preprocessed image, in pixels."""
+        size = self.image_size
+        return size if isinstance(size, tuple) else (size, size)
+
+    @property
+    def resize_to(self) -> tuple[int, int]:
+        """Height and width that an image covers after preprocessing's resize; has, if nothing is cut off."""
+        height, width = self.canvas
+        ratio = 1 if self.crop_ratio is None else self.crop_ratio
+        return int(height / ratio), int(width / ratio)
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of an image of `height` x `width` pixels after preprocessing's resize."""
+        rows, columns = self.resize_to
+        if self.crop_ratio is None:
+            return rows, columns
+        if rows * width >= columns * height:
+            return rows, rows * width // height
+        return columns * height // width, columns
 
     def replace(self, **changes: Any) -> GFNetConfig:
         """This configuration with some fields changed; its multiply-adds are counted anew."""
@@ -172,6 +191,17 @@ class GFNetConfig:
         if missing := sorted(required - set(values)):
             raise CheckpointError(f"config: missing fields {missing}")
         return cls(**values)
+
+
+def checked_size(value: Any) -> int | tuple[int, int]:
+    """An image's size: S, or (height, width) where they differ. Raises CheckpointError."""
+    sides = value if isinstance(value, (list, tuple)) and len(value) == 2 else [value]
+    for side in sides:
+        whole = isinstance(side, Integral) and not isinstance(side, bool)
+        if not whole or not 1 <= int(side) <= MAX_SIDE:
+            expected = f"a whole number from 1 to {MAX_SIDE}, or two: height and width"
+            raise CheckpointError(f"image_size: expected {expected}, got {shown(value)}")
+    return sides[0] if sides[0] == sides[-1] else (sides[0], sides[1])
 
 
 def check_text(key: str, value: Any, most: int = MAX_NAME) -> None:

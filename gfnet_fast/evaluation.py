@@ -113,7 +113,7 @@ def measure_costs(
     ----------
     predictor : Predictor
         Its budget is moved about, and set back at the end.
-    images : uint8 ``[n, S, S, 3]``
+    images : uint8 ``[n, H, W, 3]``
         Drawn like those that the predictor will see, in random order, on its device. Fewer than a run's are
         one short run, whose last batches are padded, which a long stream never sees; what is left over when
         they are dealt out in runs is not used.

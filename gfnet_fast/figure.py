@@ -31,29 +31,31 @@ Box = tuple[int, int, int, int]
 class Layout(NamedTuple):
     """Where things are, in pixels of the picture.
 
-    side : of an image as drawn; scale : of that to the image's own pixels; cell : width of a column
+    drawn : (width, height) of an image; scale : of that to the image's own pixels; cell : width of a column
     tops : the upper edge of the images of each row; size : (width, height) of the picture
     """
 
-    side: int
+    drawn: tuple[int, int]
     scale: float
     cell: int
     tops: tuple[int, ...]
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, image_size: int, columns: int, counts: Sequence[int]) -> Layout:
-        """For `columns` images a row and `counts` of images that left at each step."""
+    def of(cls, canvas: tuple[int, int], columns: int, counts: Sequence[int]) -> Layout:
+        """For `columns` images (height, width) a row and `counts` of images that left at each step."""
         room = (WIDTH - 2 * MARGIN - HEADER) // columns - GAP - 2 * FRAME
-        side = max(1, min(room, int(image_size * LARGEST_SCALE)))
-        cell = max(side + 2 * FRAME, SMALLEST_CELL)
+        width = max(1, min(room, int(canvas[1] * LARGEST_SCALE)))
+        scale = width / canvas[1]
+        height = max(1, round(canvas[0] * scale))
+        cell = max(width + 2 * FRAME, SMALLEST_CELL)
         tops, y = [], MARGIN + LEGEND
         for count in counts:
             tops.append(y + FRAME)
-            y += (side + 2 * FRAME + CAPTION if count else EMPTY) + GAP
+            y += (height + 2 * FRAME + CAPTION if count else EMPTY) + GAP
         return cls(
-            side,
-            side / image_size,
+            (width, height),
+            scale,
             cell,
             tuple(tops),
             (2 * MARGIN + HEADER + columns * (cell + GAP) - GAP, y),
@@ -85,7 +87,7 @@ def draw_exits(
 
     Parameters
     ----------
-    images : uint8 ``[N, S, S, 3]``
+    images : uint8 ``[N, H, W, 3]``
     prediction : Prediction
         Of those images.
     thresholds : float ``[T]``
@@ -107,9 +109,10 @@ def draw_exits(
         On images of another shape or dtype, or in another number than labels or predictions.
     """
     count = len(prediction.class_id)
-    shape, square = tuple(images.shape), images.ndim == 4 and images.shape[1] == images.shape[2]
-    if images.dtype != torch.uint8 or not square or shape[3] != 3 or not len(images) == len(labels) == count:
-        expected = f"uint8 [{count}, S, S, 3] and as many labels"
+    shape = tuple(images.shape)
+    fits = images.dtype == torch.uint8 and images.ndim == 4 and shape[3] == 3
+    if not fits or not len(images) == len(labels) == count:
+        expected = f"uint8 [{count}, H, W, 3] and as many labels"
         raise InputError(
             f"figure: expected {expected}, got {images.dtype} {list(shape)} and {len(labels)} labels"
         )
@@ -118,7 +121,7 @@ def draw_exits(
     exit_step = prediction.exit_step.cpu()
     limits = thresholds.tolist()
     rows = [(exit_step == step).nonzero().flatten().tolist() for step in range(1, len(limits) + 1)]
-    layout = Layout.of(shape[1], columns, [len(row) for row in rows])
+    layout = Layout.of((shape[1], shape[2]), columns, [len(row) for row in rows])
     picture = Image.new("RGB", layout.size, PAPER)
     draw = ImageDraw.Draw(picture)
     _legend(draw, len(limits), patch_size)
@@ -129,9 +132,8 @@ def draw_exits(
             origins = [(int(y), int(x)) for y, x in prediction.origins[member, :row]]
             x, y = layout.corner(row, column)
             picture.paste(_image(images[member], origins, layout, patch_size), (x, y))
-            draw.rectangle(
-                _outset((x, y, x + layout.side - 1, y + layout.side - 1), FRAME), None, STEPS[0], FRAME
-            )
+            width, height = layout.drawn
+            draw.rectangle(_outset((x, y, x + width - 1, y + height - 1), FRAME), None, STEPS[0], FRAME)
             answer, truth = int(prediction.class_id[member]), int(labels[member])
             _caption(draw, layout, (x, y), answer, truth, float(prediction.confidence[member]), limit, names)
     return picture
@@ -139,9 +141,9 @@ def draw_exits(
 
 def _image(pixels: Tensor, origins: list[tuple[int, int]], layout: Layout, patch_size: int) -> Image.Image:
     """One image, enlarged, with its focus boxes and the number of every step."""
-    side = layout.side
+    width, height = layout.drawn
     image = Image.fromarray(np.ascontiguousarray(pixels.cpu().numpy())).resize(
-        (side, side), Image.Resampling.BICUBIC
+        layout.drawn, Image.Resampling.BICUBIC
     )
     draw = ImageDraw.Draw(image)
     boxes = [layout.box(origin, patch_size) for origin in origins]
@@ -149,15 +151,20 @@ def _image(pixels: Tensor, origins: list[tuple[int, int]], layout: Layout, patch
         draw.rectangle(_outset(box, 1), None, "black", 5)
         draw.rectangle(box, None, _colour(step), 3)
     tags: list[Box] = []
-    for step, around in enumerate([(0, 0, side - 1, side - 1), *boxes]):
-        tag = _place_tag(around, boxes, tags, side, inside=step == 0)
+    for step, around in enumerate([(0, 0, width - 1, height - 1), *boxes]):
+        tag = _place_tag(around, boxes, tags, layout.drawn, inside=step == 0)
         tags.append(tag)
         _tag(draw, tag[:2], step)
     return image
 
 
 def _place_tag(
-    around: Box, boxes: list[Box], tags: list[Box], side: int, inside: bool = False, tag: int = 20
+    around: Box,
+    boxes: list[Box],
+    tags: list[Box],
+    drawn: tuple[int, int],
+    inside: bool = False,
+    tag: int = 20,
 ) -> Box:
     """The place at `around` that hides least: never outside the image, best on no box and no other tag."""
     left, top, right, bottom = around
@@ -169,7 +176,7 @@ def _place_tag(
         places += [(x, y) for x in (left - tag - 1, right + 2) for y in (top, bottom - tag + 1)]
     found = []
     for order, (x, y) in enumerate(places):
-        x, y = (min(max(at, 0), side - tag) for at in (x, y))
+        x, y = (min(max(at, 0), side - tag) for at, side in zip((x, y), drawn, strict=True))
         spot = (x, y, x + tag - 1, y + tag - 1)
         hidden = sum(_overlap(spot, other) for other in boxes) + 4 * sum(
             _overlap(spot, other) for other in tags
@@ -248,7 +255,7 @@ def _caption(
     names: Sequence[str] | None,
 ) -> None:
     """Two lines below an image: the answer and whether it is right; its confidence and the threshold."""
-    x, y = corner[0] - FRAME, corner[1] + layout.side + FRAME + 6
+    x, y = corner[0] - FRAME, corner[1] + layout.drawn[1] + FRAME + 6
     name, true_name = (str(k) if names is None else plain(names[k]) for k in (answer, truth))
     colour = RIGHT if answer == truth else WRONG
     verdict = "right" if answer == truth else f"wrong, it is {true_name}"

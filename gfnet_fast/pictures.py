@@ -7,7 +7,7 @@ import math
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -44,13 +44,20 @@ _PROGRESSIVE = 10
 # Python; tiles of a JPEG 2000. Each costs seconds or hundreds of megabytes where few bytes ask for it.
 MAX_SCANNED, MAX_INTERPRETED, MAX_TILES = 2**30, 2 * 2**20, 1024
 
+# For each row and column of an image, and of what it is resized to, Pillow's bicubic filter, the wider one,
+# has at most so many weights of eight bytes.
+_WEIGHTS = 4, 5
+
+# (height, width) -> (height, width)
+Resized = Callable[[int, int], tuple[int, int]]
+
 _TILE_SIDES = (322, 323)  # TIFF's tags; a tile is decoded as a whole, however small the image is
 
 
-def decode(content: bytes, resize_to: int | None = None) -> Image.Image:
+def decode(content: bytes, resized: Resized | None = None) -> Image.Image:
     """The first image of an encoded file, in mode "L" or "RGB" and memory of its own; alpha is dropped.
 
-    `resize_to`: pixels of the short side that it will be resized to.
+    `resized`: says what an image of a height and width will be resized to, which takes memory too.
 
     InputError on what is no image of FORMATS, is damaged, has more than 8 bits a channel, or would take more
     memory, the resize included, than MEMORY and GROWTH times the file's size. What a codec takes for itself
@@ -66,7 +73,7 @@ def decode(content: bytes, resize_to: int | None = None) -> Image.Image:
         with quiet():
             image = Image.open(io.BytesIO(content), formats=FORMATS)
             check_size(image)
-            _check_memory(image, len(content), resize_to)
+            _check_memory(image, len(content), resized)
             _check_work(image, content)
             image.load()
             return coloured(image)
@@ -92,7 +99,7 @@ def check_size(image: Image.Image) -> None:
         raise InputError(f"expected {expected}, got mode {image.mode}")
 
 
-def _check_memory(image: Image.Image, size: int, resize_to: int | None) -> None:
+def _check_memory(image: Image.Image, size: int, resized: Resized | None) -> None:
     width, height = image.size
     tags = getattr(image, "tag_v2", {})
     tile = [tags.get(tag, 0) for tag in _TILE_SIDES]
@@ -102,10 +109,10 @@ def _check_memory(image: Image.Image, size: int, resize_to: int | None) -> None:
     if image.info.get("progressive"):
         a_pixel = max(a_pixel, _PROGRESSIVE)
     held = max(width * height, tile[0] * tile[1]) * a_pixel
-    if resize_to is not None:  # Pillow resizes the rows first, and then the columns of what that gave
-        scale = resize_to / min(width, height)
-        resized = int(scale * width) * (height + int(scale * height))
-        held += resized * (1 if image.mode in ("L", "1") else 4)
+    if resized is not None:  # Pillow resizes the rows first, and then the columns of what that gave
+        rows, columns = resized(height, width)
+        held += columns * (height + rows) * (1 if image.mode in ("L", "1") else 4)
+        held += 8 * (_WEIGHTS[0] * (height + width) + _WEIGHTS[1] * (rows + columns))
     limit = MEMORY + GROWTH * size
     if held > limit:
         got = f"{held} ({width} x {height} pixels in {size} bytes)"

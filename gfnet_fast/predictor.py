@@ -211,7 +211,7 @@ class Predictor:
         Parameters
         ----------
         images : Tensor
-            uint8 ``[B, S, S, 3]`` or ``[B, 3, S, S]``, or float ``[B, 3, S, S]``, normalised; on the
+            uint8 ``[B, H, W, 3]`` or ``[B, 3, H, W]``, or float ``[B, 3, H, W]``, normalised; on the
             predictor's device, any strides.
 
         Raises
@@ -221,7 +221,7 @@ class Predictor:
         PassError
             Where images could not be computed (memory ran out, say); it holds the others' predictions.
         """
-        images = check_batch(images, self.config.image_size, self.device)
+        images = check_batch(images, self.config.canvas, self.device)
         chosen = [] if self._auditing is None else self._auditing.choose(len(images)).nonzero()[0].tolist()
         with self._engine(len(images)) as engine:
             self._images += len(images)

@@ -43,7 +43,7 @@ class Result:
     exit_step : int
         1..T: how many steps were taken.
     origins : tuple of (row, column)
-        The crops that were looked at, in pixels of the preprocessed S x S image.
+        The crops that were looked at, in pixels of the preprocessed image.
     macs : int
         Multiply-adds that the image cost.
     logits : Tensor or None

@@ -1,7 +1,8 @@
-"""Images in: files, folders, globs, encoded bytes, PIL images, arrays, tensors; the official preprocessing.
+"""Images in: files, folders, globs, encoded bytes, PIL images, arrays, tensors; their preprocessing.
 
-Preprocessing is Resize of the short side to ``int(S / crop_ratio)`` with Pillow, then CenterCrop to
-S x S. EXIF rotation is not applied and alpha is dropped, as in the official evaluation.
+The official one is Resize of the short side to ``int(S / crop_ratio)`` with Pillow, then CenterCrop to S x S;
+:class:`~gfnet_fast.config.GFNetConfig` says what else there is. EXIF rotation is not applied and alpha is
+dropped, as in the official evaluation.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from PIL import Image
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import InputError, reason
 from gfnet_fast.files import read_bytes
-from gfnet_fast.pictures import MAX_ENCODED, MAX_PIXELS, SUFFIXES, check_size, coloured, decode, quiet
+from gfnet_fast.pictures import (
+    MAX_ENCODED,
+    MAX_PIXELS,
+    SUFFIXES,
+    Resized,
+    check_size,
+    coloured,
+    decode,
+    quiet,
+)
 from gfnet_fast.walking import find, is_folder_or_glob
 
 Encoded = bytes | bytearray | memoryview | BinaryIO
@@ -133,9 +143,9 @@ def take(source: Source, config: GFNetConfig) -> Taken:
         _check_encoded(view.nbytes)
         return bytes(view)
     if isinstance(source, torch.Tensor):
-        return _copied_tensor(source, config.image_size)
+        return _copied_tensor(source, config.canvas)
     if isinstance(source, np.ndarray):
-        return _copied_array(source, config.image_size)
+        return _copied_array(source, config.canvas)
     if isinstance(source, Image.Image):
         return _copied_picture(source)
     if (text := _path(source)) is not None:
@@ -172,9 +182,9 @@ def _copied_picture(image: Image.Image) -> Image.Image:
         raise InputError(f"image: expected a whole image, got {got}") from None
 
 
-def _copied_tensor(tensor: torch.Tensor, size: int) -> torch.Tensor:
+def _copied_tensor(tensor: torch.Tensor, canvas: tuple[int, int]) -> torch.Tensor:
     tensor = _plain("tensor", tensor)
-    _check_shape("tensor", str(tensor.dtype).removeprefix("torch."), list(tensor.shape), size)
+    _check_shape("tensor", str(tensor.dtype).removeprefix("torch."), list(tensor.shape), canvas)
     return tensor.detach().resolve_neg().clone()
 
 
@@ -185,32 +195,34 @@ def _plain(what: str, tensor: torch.Tensor) -> torch.Tensor:
         raise InputError(str(error)) from None
 
 
-def _copied_array(array: NDArray[Any], size: int) -> NDArray[Any]:
+def _copied_array(array: NDArray[Any], canvas: tuple[int, int]) -> NDArray[Any]:
     if isinstance(array, np.ma.MaskedArray):
         raise InputError("array: expected one without a mask, got a masked array")
-    _check_shape("array", str(array.dtype), list(array.shape), size)
+    _check_shape("array", str(array.dtype), list(array.shape), canvas)
     return np.array(array, order="C")
 
 
-def _check_shape(what: str, dtype: str, shape: list[int], size: int) -> None:
-    """InputError unless it is that of an image: uint8 of any size, or float32 of S = `size`."""
+def _check_shape(what: str, dtype: str, shape: list[int], canvas: tuple[int, int]) -> None:
+    """InputError unless it is that of an image: uint8 of any size, or float32 of the canvas's."""
+    normalised = [3, *canvas]
     if dtype == "float32":
-        if shape != [3, size, size]:
-            raise InputError(f"{what}: expected float32 [3, {size}, {size}], normalised, got {shape}")
+        if shape != normalised:
+            raise InputError(f"{what}: expected float32 {normalised}, normalised, got {shape}")
         return
     if dtype != "uint8" or len(shape) != 3 or 3 not in (shape[0], shape[2]) or 0 in shape:
-        expected = "uint8 [H, W, 3] or [3, H, W], or float32 [3, S, S] that is normalised"
+        expected = f"uint8 [H, W, 3] or [3, H, W] of any size, or float32 {normalised} that is normalised"
         raise InputError(f"{what}: expected {expected}, got {dtype} {shape}")
     if math.prod(shape) > 3 * MAX_PIXELS:
         raise InputError(f"{what}: expected at most {MAX_PIXELS} pixels, got {shape}")
 
 
 def read_image(source: Source, config: GFNetConfig) -> torch.Tensor:
-    """One preprocessed image: uint8 ``[S, S, 3]``, or float32 ``[3, S, S]`` where it came normalised.
+    """One preprocessed image: uint8 ``[H, W, 3]``, or float32 ``[3, H, W]`` where it came normalised.
 
     A path is of an image file; bytes, and a binary file object from where it stands, are an encoded image.
-    Arrays and tensors are uint8 ``[H, W, 3]`` or ``[3, H, W]`` of any size, or float32 ``[3, S, S]``,
-    preprocessed and normalised already. Alpha is dropped. InputError says what else came.
+    Arrays and tensors are uint8 ``[h, w, 3]`` or ``[3, h, w]`` of any size, or float32 ``[3, H, W]``,
+    preprocessed and normalised already; H and W are the canvas's. Alpha is dropped. InputError says what
+    else came.
     """
     return prepare(take(source, config), config)
 
@@ -225,7 +237,7 @@ def prepare(taken: Taken, config: GFNetConfig) -> torch.Tensor:
         interleaved = taken if taken.shape[2] == 3 else np.ascontiguousarray(taken.transpose(1, 2, 0))
         taken = Image.fromarray(interleaved)
     name = taken if isinstance(taken, str) else "image"
-    image = taken if isinstance(taken, Image.Image) else open_image(taken, config.resize_to)
+    image = taken if isinstance(taken, Image.Image) else open_image(taken, config.resized)
     try:
         return preprocess(image, config)
     except InputError as error:
@@ -233,24 +245,24 @@ def prepare(taken: Taken, config: GFNetConfig) -> torch.Tensor:
 
 
 def preprocess(image: Image.Image, config: GFNetConfig) -> torch.Tensor:
-    """Resize and CenterCrop: a PIL image in mode "L" or "RGB" -> uint8 ``[S, S, 3]``."""
+    """Resize and CenterCrop: a PIL image in mode "L" or "RGB" -> uint8 ``[H, W, 3]``."""
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import functional as transforms
 
     width, height = image.size
-    short, long = min(width, height), max(width, height)
-    if config.resize_to * config.resize_to * long // short > MAX_PIXELS:
-        expected = f"at most {MAX_PIXELS} pixels after the resize of the short side to {config.resize_to}"
-        raise InputError(f"expected {expected}, got {width} x {height}")
-    image = transforms.resize(image, config.resize_to, InterpolationMode(config.resize_filter))
-    image = transforms.center_crop(image, config.image_size)
+    rows, columns = config.resized(height, width)
+    if rows * columns > MAX_PIXELS:
+        got = f"{columns} x {rows} of {width} x {height}"
+        raise InputError(f"expected at most {MAX_PIXELS} pixels after the resize, got {got}")
+    image = transforms.resize(image, [rows, columns], InterpolationMode(config.resize_filter))
+    image = transforms.center_crop(image, list(config.canvas))
     return torch.from_numpy(np.array(image.convert("RGB")))
 
 
-def open_image(source: str | os.PathLike[str] | bytes, resize_to: int | None = None) -> Image.Image:
+def open_image(source: str | os.PathLike[str] | bytes, resized: Resized | None = None) -> Image.Image:
     """The image of a file or of its bytes, decoded, in mode "L" or "RGB"; InputError where there is none.
 
-    `resize_to`: pixels of the short side that it will be resized to, which takes memory too.
+    `resized`: as for :func:`~gfnet_fast.pictures.decode`.
 
     The file is read as a whole: a decoder that mapped it would end the process where somebody else makes it
     shorter meanwhile.
@@ -258,7 +270,7 @@ def open_image(source: str | os.PathLike[str] | bytes, resize_to: int | None = N
     name = "image" if isinstance(source, bytes) else str(source)
     try:
         content = source if isinstance(source, bytes) else read_bytes(source, MAX_ENCODED)
-        return decode(content, resize_to)
+        return decode(content, resized)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     except (FileNotFoundError, NotADirectoryError):
@@ -274,8 +286,8 @@ def _normalised(array: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
-def check_batch(images: torch.Tensor, size: int, device: torch.device) -> torch.Tensor:
-    """`images`, with their values in memory; InputError unless they are a batch for S = `size` on `device`.
+def check_batch(images: torch.Tensor, canvas: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """`images`, with their values in memory; InputError unless they are a batch of canvases on `device`.
 
     A batch is uint8, or normalised float.
 
@@ -286,12 +298,13 @@ def check_batch(images: torch.Tensor, size: int, device: torch.device) -> torch.
     if images.device != device:
         raise InputError(f"images: expected device {device}, got {images.device}")
     images = _plain("images", images)
-    shape, planar, interleaved = list(images.shape), [3, size, size], [size, size, 3]
+    shape, planar, interleaved = list(images.shape), [3, *canvas], [*canvas, 3]
     is_float = images.dtype in (torch.float32, torch.float16, torch.bfloat16)
     fits = images.ndim == 4 and (shape[1:] == planar or (shape[1:] == interleaved and not is_float))
     if not fits or shape[0] < 1 or not (is_float or images.dtype == torch.uint8):
-        last = f"[B, 3, {size}, {size}]"
-        expected = f"uint8 [B >= 1, {size}, {size}, 3] or {last}, or normalised float {last}"
+        height, width = canvas
+        last = f"[B, 3, {height}, {width}]"
+        expected = f"uint8 [B >= 1, {height}, {width}, 3] or {last}, or normalised float {last}"
         raise InputError(f"images: expected {expected}, got {images.dtype} {shape}")
     if is_float and device.type == "cpu" and (bad := int((~(images.abs() <= LARGEST)).sum())):
         raise InputError(f"images: expected finite numbers up to {LARGEST:g}, got {bad} that are not")

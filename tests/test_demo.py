@@ -71,7 +71,7 @@ def test_boxes_are_drawn_where_the_crops_were():
     picture = draw_exits(
         images, prediction([1, 2, 3, 1], origins), thresholds, torch.zeros(4), patch_size=patch
     )
-    layout = Layout.of(size, 5, [2, 1, 1])
+    layout = Layout.of((size, size), 5, [2, 1, 1])
     assert picture.size == layout.size
 
     def colour_at(row, column, box_origin, step):
@@ -91,7 +91,7 @@ def test_a_step_at_which_nobody_left_says_so():
     images = random_images(2, 80)
     out = prediction([1, 3], torch.zeros(2, 2, 2, dtype=torch.long))
     empty = draw_exits(images, out, torch.tensor([0.9, 0.6, -1e8]), torch.zeros(2), patch_size=32)
-    assert empty.size == Layout.of(80, 5, [1, 0, 1]).size
+    assert empty.size == Layout.of((80, 80), 5, [1, 0, 1]).size
 
 
 def test_names_of_any_kind_are_drawn():

@@ -379,7 +379,7 @@ def test_what_is_timed_runs_with_tiny_sizes(script, tmp_path, monkeypatch):
 
 def test_images_are_the_same_to_the_bit_and_steps_are_kept(script, tmp_path, monkeypatch):
     fixtures = script("fixtures")
-    images = fixtures.images_of(224, 3, torch.device("cpu"))
+    images = fixtures.images_of((224, 224), 3, torch.device("cpu"))
     assert images.shape == (3, 224, 224, 3)
     assert images.sum(dtype=torch.int64).item() == 56_298_907
     assert images[1, 100:102, 57].tolist() == [[127, 109, 128], [129, 112, 129]]
@@ -393,7 +393,7 @@ def test_images_are_the_same_to_the_bit_and_steps_are_kept(script, tmp_path, mon
     again = fixtures.steps_of(name, 2)
     assert all(torch.equal(one, other) for one, other in zip(steps, again, strict=True))
     model = fixtures.model_of(name, torch.device("cpu"))
-    two = fixtures.images_of(224, 2, torch.device("cpu"))
+    two = fixtures.images_of((224, 224), 2, torch.device("cpu"))
     expected = model.trace(model.normalise(two)).logits.softmax(-1).max(-1)
     torch.testing.assert_close(steps.confidence, expected.values)
     assert torch.equal(steps.label, expected.indices)

@@ -246,10 +246,11 @@ def test_a_strip_that_its_resize_would_blow_up_is_not_decoded(monkeypatch):
     strip = png(70, 524_288)
     assert open_image(strip).size == (70, 524_288)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
-    side = 140
-    held = 4 * 70 * 524_288 + 4 * side * (524_288 + 2 * 524_288)
+    config = tiny_config(image_size=140, crop_ratio=1.0)
+    held = 4 * 70 * 524_288 + 4 * 140 * (524_288 + 2 * 524_288)
+    held += 8 * (4 * (70 + 524_288) + 5 * (140 + 2 * 524_288))  # the filter's weights
     with pytest.raises(gf.InputError, match=f"bytes of memory, got {held} "):
-        open_image(strip, side)
+        open_image(strip, config.resized)
 
 
 def bmp_in_runs(side):
@@ -283,7 +284,7 @@ def test_what_few_bytes_make_slow_is_not_decoded(monkeypatch):
 
 
 def test_large_images_that_fit_are_decoded():
-    assert open_image(png(6000, 8000), 256).size == (6000, 8000)
+    assert open_image(png(6000, 8000), tiny_config(image_size=224).resized).size == (6000, 8000)
     assert open_image(png(9000, 9000, kind=0)).size == (9000, 9000)
     assert open_image(png(8000, 8000, depth=1, kind=0)).mode == "L"
 
@@ -318,7 +319,9 @@ def test_grey_images_are_coloured_when_they_are_small(mode, filter, side):
     image = grey.convert(mode) if mode not in ("HSV", "LAB", "PA") else Image.merge(mode, [grey] * len(mode))
     official = transforms.Compose(
         [
-            transforms.Resize(config.resize_to, transforms.InterpolationMode(filter)),
+            transforms.Resize(
+                int(config.image_size / config.crop_ratio), transforms.InterpolationMode(filter)
+            ),
             transforms.CenterCrop(config.image_size),
         ]
     )

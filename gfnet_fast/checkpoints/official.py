@@ -218,14 +218,24 @@ def official_form(config: GFNetConfig) -> str:
     return "released" if config.replace(classes=1000, macs=None) in known else "training"
 
 
+def check_official(config: GFNetConfig) -> None:
+    """Raise CheckpointError where the official evaluation would preprocess images otherwise."""
+    if isinstance(config.image_size, tuple) or config.crop_ratio is None:
+        height, width = config.canvas
+        expected = "square images, of which the centre is cropped"
+        got = f"{height} x {width} pixels and crop_ratio {config.crop_ratio}"
+        raise CheckpointError(f"official form: expected {expected}, got {got}")
+
+
 def official_checkpoint(model: GFNet, form: str = "released") -> dict[str, Any]:
     """`model` as an official checkpoint, for `torch.save`; `form` is "released" or "training".
 
-    Raises CheckpointError for another form.
+    Raises CheckpointError for another form, and as :func:`check_official`.
     """
     if form not in ("released", "training"):
         raise CheckpointError(f"form: expected 'released' or 'training', got {form!r}")
     config = model.config
+    check_official(config)
     if form == "released" and official_form(config) != "released":
         known = ", ".join(f"{c.name} at {c.patch_size}" for c in RELEASED)
         got = f"{config.name} at {config.patch_size}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from gfnet_fast.cli.app import MODEL_HELP, app
 from gfnet_fast.cli.console import results_console
 from gfnet_fast.cli.output import check_new
 from gfnet_fast.text import plain
+
+if TYPE_CHECKING:
+    from gfnet_fast.config import GFNetConfig
 
 
 class Form(str, Enum):
@@ -36,7 +39,7 @@ def info(path: Annotated[str, typer.Argument(help=MODEL_HELP)]) -> None:
         "name": config.name,
         "backbone": config.backbone + (f" {dict(config.backbone_args)}" if config.backbone_args else ""),
         "classes": str(config.classes) + (" (named)" if model.labels else ""),
-        "image": f"{config.image_size} px; short side resized to {config.resize_to}, {config.resize_filter}",
+        "image": _preprocessing(config),
         "glance, crops": f"{config.patch_size} px; glance {config.glance_filter}",
         "classifier": config.classifier
         + (", glance by the encoder's own head" if config.glance_head else ""),
@@ -57,6 +60,15 @@ def info(path: Annotated[str, typer.Argument(help=MODEL_HELP)]) -> None:
         shown = "always" if step == config.steps else "never" if threshold > 1 else f"{threshold:.4f}"
         table.add_row(str(step), f"{macs / 1e6:.1f}", shown)
     console.print(table)
+
+
+def _preprocessing(config: GFNetConfig) -> str:
+    (height, width), (rows, columns) = config.canvas, config.resize_to
+    size = f"{height} x {width} px"
+    if config.crop_ratio is None:
+        return f"{size}; all of it resized to that, {config.resize_filter}"
+    covered = f"short side resized to {rows}" if height == width else f"resized to cover {rows} x {columns}"
+    return f"{size}; {covered}, {config.resize_filter}; its centre"
 
 
 @app.command()

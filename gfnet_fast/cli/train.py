@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,8 +18,6 @@ from gfnet_fast.text import plain
 
 SETTINGS_HELP = "A field of TrainConfig, or model.FIELD of GFNetConfig: gamma=0.9, epochs=0,30,15,30."
 
-PRETRAINED_HELP = "The backbone's weights: 'timm', a file, or an installed package that carries one."
-
 
 @app.command()
 def train(
@@ -27,9 +26,9 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="A new folder, or one to go on in.")],
     patch_size: Annotated[int, typer.Option(help="Pixels of the glance and the crops.")] = 96,
     steps: Annotated[int, typer.Option(help="Steps at most, the glance included.")] = 5,
-    image_size: Annotated[int, typer.Option(help="Pixels of an image.")] = 224,
+    image_size: Annotated[str, typer.Option(help="Pixels of an image: 224, or HEIGHTxWIDTH.")] = "224",
     stages: Annotated[str | None, typer.Option(help="E.g. 1,2,3; by default those with epochs.")] = None,
-    pretrained: Annotated[str, typer.Option(help=PRETRAINED_HELP)] = "",
+    pretrained: Annotated[str, typer.Option(help="'timm', or a file of the backbone's weights.")] = "",
     init: Annotated[Path | None, typer.Option(help="A checkpoint of a whole model to begin with.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as JSON or TOML, by name.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help=SETTINGS_HELP)] = None,
@@ -53,7 +52,7 @@ def train(
     """
     if export not in ("", "official"):
         raise typer.BadParameter(f"export: expected 'official', got {export!r}")
-    numbers = _numbers(stages)
+    numbers, size = _numbers(stages), _size(image_size)
     from gfnet_fast.config import GFNetConfig
     from gfnet_fast.training.config import TrainConfig, checked, family_config
     from gfnet_fast.training.folder import Interrupted, train_folder
@@ -78,7 +77,7 @@ def train(
         backbone,
         patch_size,
         steps,
-        image_size,
+        size,
         family_config(backbone, **training),
         model,
         pretrained,
@@ -111,6 +110,15 @@ def _numbers(stages: str | None) -> list[int] | None:
         return None if stages is None else [int(part) for part in stages.split(",")]
     except ValueError as error:
         raise typer.BadParameter(f"stages: expected numbers with commas between, got {stages!r}") from error
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    """``"224"``: of a square; ``"288x384"``: height and width."""
+    found = re.fullmatch("([0-9]{1,9})(?:x([0-9]{1,9}))?", text)
+    if found is None:
+        raise typer.BadParameter(f"image-size: expected 224, or height x width as 288x384, got {text!r}")
+    height, width = found.groups()
+    return int(height) if width is None else (int(height), int(width))
 
 
 def _file_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -59,7 +59,7 @@ class EagerEngine:
 
     @torch.no_grad()
     def predict(self, images: Tensor, thresholds: Tensor) -> Prediction:
-        """uint8 ``[B, S, S, 3]`` or ``[B, 3, S, S]``, or normalised float; thresholds ``[T]``."""
+        """uint8 ``[B, H, W, 3]`` or ``[B, 3, H, W]``, or normalised float; thresholds ``[T]``."""
         parts = [self._predict(chunk, thresholds) for chunk in images.split(self.batch)]
         return Prediction(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
@@ -88,7 +88,7 @@ class EagerEngine:
             if len(rows) == 0:
                 break
             action, state = self.model.look(state)
-            origins = crop_origins(action, config.image_size, size)
+            origins = crop_origins(action, config.canvas, size)
             out.origins[rows, step - 1] = origins
             view = crop(images, rows.int(), origins.int(), size, *normal, torch.float32, layout=layout)
             logits, state = self.model.next_step(view, state, step + 1)

@@ -121,11 +121,12 @@ def measure(
     """
     arena, config = launches.stages.arena, launches.stages.config
     rows = min(arena.capacity, buckets[-1])
-    blank = torch.zeros(config.image_size, config.image_size, 3, dtype=torch.uint8, device=arena.device)
+    blank = torch.zeros(*config.canvas, 3, dtype=torch.uint8, device=arena.device)
     words = np.zeros((rows, Admission.width(config.steps)), np.int64)
     told = Admission.of(words, config.steps)
     told.entry[:] = blank.data_ptr(), *blank.shape[:2], *blank.stride()
-    told.deadline[:], told.limit[:], told.room[:] = np.inf, 1, config.image_size - config.patch_size
+    told.deadline[:], told.limit[:] = np.inf, 1
+    told.room[:] = np.subtract(config.canvas, config.patch_size)
     arena.hold(torch.uint8)
     arena.fill(rows)
     full = arena.counters.clone()

@@ -111,7 +111,7 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 class Prepared(nn.Module):
-    """A copy of an encoder, folded, in `dtype`, in the layout that is faster for ``[batch, 3, size, size]``.
+    """A copy of an encoder, folded, in `dtype`, in the layout that is faster for ``[batch, 3, *size]``.
 
     Images come in channels-last memory; the copy brings them into its own layout.
 
@@ -126,22 +126,22 @@ class Prepared(nn.Module):
     def __init__(
         self,
         encoder: nn.Module,
-        size: int,
+        size: tuple[int, int],
         batch: int,
         dtype: torch.dtype,
         layout: torch.memory_format | None = None,
     ) -> None:
-        """`layout`: measured without it."""
+        """`size`: height and width; `layout`: measured without it."""
         super().__init__()
         encoder = copy.deepcopy(encoder).eval().requires_grad_(False)
         parameter = next(encoder.parameters())
-        self.folded = fold_batch_norms(encoder, parameter.new_zeros(1, 3, size, size))
+        self.folded = fold_batch_norms(encoder, parameter.new_zeros(1, 3, *size))
         self.encoder = encoder.to(dtype)
         self._set_layout(layout or self._faster_layout(size, batch, dtype))
 
-    def _faster_layout(self, size: int, batch: int, dtype: torch.dtype) -> torch.memory_format:
+    def _faster_layout(self, size: tuple[int, int], batch: int, dtype: torch.dtype) -> torch.memory_format:
         device = next(self.encoder.parameters()).device
-        images = torch.zeros(batch, 3, size, size, dtype=dtype, device=device)
+        images = torch.zeros(batch, 3, *size, dtype=dtype, device=device)
         images = images.to(memory_format=torch.channels_last)
         times = dict.fromkeys((torch.contiguous_format, torch.channels_last), float("inf"))
         for _ in range(2):  # in turn, so that a busy moment does not decide

@@ -173,8 +173,9 @@ class Stages:
         self.config, self.arena, self.dtype = config, arena, dtype
         if arena.device.type == "cpu":
             rows = min(rows, 8)  # enough to tell, and seconds less than a large batch
-        glance = Prepared(model.global_encoder, config.patch_size, rows, dtype, layout)
-        focus = Prepared(model.local_encoder, config.patch_size, rows, dtype, glance.layout)
+        patch = config.patch_size, config.patch_size
+        glance = Prepared(model.global_encoder, patch, rows, dtype, layout)
+        focus = Prepared(model.local_encoder, patch, rows, dtype, glance.layout)
         self.folded, self.layout = glance.folded + focus.folded, glance.layout
         # A copy like all else here: the model may be trained on.
         self.head = copy.deepcopy(model.global_encoder).head if config.glance_head else None

@@ -45,13 +45,18 @@ class StepState(NamedTuple):
         return StepState(*(None if t is None else t[rows] for t in self))  # type: ignore[arg-type]
 
 
-def crop_origins(actions: Tensor, image_size: int, patch_size: int) -> Tensor:
-    """Top-left pixels of the crops: ``floor(action * (S - P))`` in float32; ``[..., 2]`` -> int64."""
-    return torch.floor(actions.float() * (image_size - patch_size)).long()
+def crop_origins(actions: Tensor, canvas: tuple[int, int], patch_size: int) -> Tensor:
+    """Top-left pixels of the crops: ``floor(action * (side - P))`` in float32; ``[..., 2]`` -> int64.
+
+    `canvas`: height and width, as actions are (row, column).
+    """
+    height, width = (side - patch_size for side in canvas)
+    rows, columns = actions.float().unbind(-1)
+    return torch.stack([rows * height, columns * width], -1).floor().long()
 
 
 def crop_patches(images: Tensor, origins: Tensor, patch_size: int) -> Tensor:
-    """P x P windows: ``images [B, C, S, S]``, ``origins [B, 2]`` (row, column) -> ``[B, C, P, P]``."""
+    """P x P windows: ``images [B, C, H, W]``, ``origins [B, 2]`` (row, column) -> ``[B, C, P, P]``."""
     steps = torch.arange(patch_size, device=images.device)
     rows = (origins[:, 0, None] + steps)[:, None, :, None]
     columns = (origins[:, 1, None] + steps)[:, None, None, :]
@@ -108,7 +113,7 @@ class GFNet(nn.Module):
         return row
 
     def thumbnail(self, images: Tensor) -> Tensor:
-        """The glance's input: normalised ``[B, 3, S, S]`` -> ``[B, 3, P, P]``, corners aligned."""
+        """The glance's input: normalised ``[B, 3, H, W]`` -> ``[B, 3, P, P]``, corners aligned."""
         size, mode = [self.config.patch_size] * 2, self.config.glance_filter
         return F.interpolate(images, size=size, mode=mode, align_corners=True)
 
@@ -123,7 +128,7 @@ class GFNet(nn.Module):
         return (images.float() / 255 - mean) / std
 
     def glance(self, images: Tensor) -> tuple[Tensor, StepState]:
-        """Step 1 of normalised ``[B, 3, S, S]`` images -> ``(logits [B, K], state)``."""
+        """Step 1 of normalised ``[B, 3, H, W]`` images -> ``(logits [B, K], state)``."""
         return self.first_step(self.thumbnail(images))
 
     def first_step(self, thumbnails: Tensor) -> tuple[Tensor, StepState]:
@@ -140,7 +145,7 @@ class GFNet(nn.Module):
         return action, state._replace(policy=policy_state)
 
     def focus(self, images: Tensor, origins: Tensor, state: StepState, step: int) -> tuple[Tensor, StepState]:
-        """Step `step` >= 2 on crops at `origins` ``[B, 2]`` of ``[B, 3, S, S]`` -> ``(logits, state)``."""
+        """Step `step` >= 2 on crops at `origins` ``[B, 2]`` of ``[B, 3, H, W]`` -> ``(logits, state)``."""
         return self.next_step(crop_patches(images, origins, self.config.patch_size), state, step)
 
     def next_step(self, patches: Tensor, state: StepState, step: int) -> tuple[Tensor, StepState]:
@@ -151,17 +156,17 @@ class GFNet(nn.Module):
 
     @torch.no_grad()
     def trace(self, images: Tensor) -> Trace:
-        """Every step for every image: float32 ``[B, 3, S, S]``, normalised -> :class:`Trace`.
+        """Every step for every image: float32 ``[B, 3, H, W]``, normalised -> :class:`Trace`.
 
         Raises InputError on another shape, dtype or device.
         """
         config = self.config
-        check_images(images, config.image_size, self.device)
+        check_images(images, config.canvas, self.device)
         logits, state = self.glance(images)
         steps, actions, origins = [logits], [], []
         for step in range(2, config.steps + 1):
             action, state = self.look(state)
-            origin = crop_origins(action, config.image_size, config.patch_size)
+            origin = crop_origins(action, config.canvas, config.patch_size)
             logits, state = self.focus(images, origin, state, step)
             steps.append(logits)
             actions.append(action)
@@ -184,15 +189,16 @@ class GFNet(nn.Module):
         return f"{c.name}, {sizes}, classes={c.classes}"
 
 
-def check_images(images: Tensor, size: int, device: torch.device) -> None:
-    """Raise InputError unless `images` is a float32 batch ``[B >= 1, 3, S, S]`` on `device`."""
+def check_images(images: Tensor, canvas: tuple[int, int], device: torch.device) -> None:
+    """Raise InputError unless `images` is a float32 batch ``[B >= 1, 3, H, W]`` on `device`."""
+    height, width = canvas
     if not isinstance(images, Tensor):
         raise InputError(
-            f"images: expected a float32 tensor [B, 3, {size}, {size}], got {type(images).__name__}"
+            f"images: expected a float32 tensor [B, 3, {height}, {width}], got {type(images).__name__}"
         )
     shape = tuple(images.shape)
-    if images.dtype != torch.float32 or shape[1:] != (3, size, size) or shape[0] == 0:
-        expected = f"a float32 tensor [B >= 1, 3, {size}, {size}], normalised"
+    if images.dtype != torch.float32 or shape[1:] != (3, height, width) or shape[0] == 0:
+        expected = f"a float32 tensor [B >= 1, 3, {height}, {width}], normalised"
         raise InputError(f"images: expected {expected}, got {images.dtype} {list(shape)}")
     if images.device != device:
         raise InputError(f"images: expected device {device}, got {images.device}")

@@ -73,8 +73,7 @@ def _counted(run: Callable[[], Value]) -> tuple[int, Value]:
 
 
 def static_macs(model: GFNet) -> int:
-    """Multiply-adds of the backbone alone on one full S x S image, its own linear layer included."""
+    """Multiply-adds of the backbone alone on one full image, its own linear layer included."""
     encoder = shadow(model.local_encoder)
-    size = model.config.image_size
-    image = torch.empty(1, 3, size, size, device="meta")
+    image = torch.empty(1, 3, *model.config.canvas, device="meta")
     return _counted(lambda: encoder.head(encoder(image)[1]))[0]

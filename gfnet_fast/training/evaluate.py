@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gfnet_fast.config import GFNetConfig
 from gfnet_fast.exits import ModelIdentity, calibrate, exit_steps
 from gfnet_fast.intervals import wilson
 from gfnet_fast.model.gfnet import GFNet
@@ -47,6 +48,13 @@ def fixed_crops(centre_only: bool = False) -> Chooser:
     return choose
 
 
+def actions_at(centres: Tensor, config: GFNetConfig) -> Tensor:
+    """Actions ``[B, 2]`` whose crops have these centres, (row, column) in pixels, or lie at the edge."""
+    free = [max(side - config.patch_size, 1) for side in config.canvas]
+    corner = (centres - config.patch_size / 2).unbind(1)
+    return torch.stack([at / most for at, most in zip(corner, free, strict=True)], 1).clamp(0, 1)
+
+
 def saliency_crops(model: GFNet) -> Chooser:
     """Where the glance's feature map is strongest; step by step the next strongest cell.
 
@@ -55,26 +63,24 @@ def saliency_crops(model: GFNet) -> Chooser:
     """
     config = model.config
     order: Tensor | None = None
-    columns = 0
+    rows = columns = 0
 
     def choose(feature_map: Tensor, step: int) -> Tensor:
-        nonlocal order, columns
+        nonlocal order, rows, columns
         if order is None:
-            columns = feature_map.shape[3]
+            rows, columns = feature_map.shape[2:]
             order = (feature_map**2).sum(1).flatten(1).argsort(1, descending=True)
         cell = order[:, min(step - 2, order.shape[1] - 1)]
-        side = config.image_size / columns
-        centre = (torch.stack([cell // columns, cell % columns], 1) + 0.5) * side
-        free = max(config.image_size - config.patch_size, 1)
-        return ((centre - config.patch_size / 2) / free).clamp(0, 1)
+        height, width = config.canvas
+        centre = [(cell // columns + 0.5) * (height / rows), (cell % columns + 0.5) * (width / columns)]
+        return actions_at(torch.stack(centre, 1), config)
 
     return choose
 
 
 def oracle_crops(boxes: Tensor, model: GFNet) -> Chooser:
     """The crop centred on the object; `boxes` ``[B, 4]``: top, left, bottom, right in pixels."""
-    free = max(model.config.image_size - model.config.patch_size, 1)
-    action = (((boxes[:, :2] + boxes[:, 2:]) - model.config.patch_size) / 2 / free).clamp(0, 1)
+    action = actions_at((boxes[:, :2] + boxes[:, 2:]) / 2, model.config)
     return lambda feature_map, step: action.to(feature_map.device)
 
 
@@ -86,7 +92,7 @@ def step_logits(
 
     Parameters
     ----------
-    batches : uint8 ``[B, S, S, 3]`` tensors
+    batches : uint8 ``[B, H, W, 3]`` tensors
     chooser : called with the number of images before a batch; gives the batch's chooser
     """
     model.eval()

@@ -25,13 +25,14 @@ class Job:
         The folder of images, see :mod:`gfnet_fast.data.folder`; and the folder for everything that a run
         writes, which is a native model folder in the end.
     backbone : str
-    patch_size, steps, image_size : int
+    patch_size, steps : int
+    image_size : int, or (int, int)
+        Of a square, or height and width.
     training : TrainConfig
     model : mapping
         Other fields of :class:`GFNetConfig`.
     pretrained : str
-        "timm" for timm's own weights, a file of the backbone's, or an installed package that carries one;
-        "" for none.
+        "timm" for timm's own weights, or a file of the backbone's weights; "" for none.
     init : Path, optional
         A checkpoint of a whole GFNet to begin with.
     """
@@ -41,7 +42,7 @@ class Job:
     backbone: str
     patch_size: int
     steps: int
-    image_size: int
+    image_size: int | tuple[int, int]
     training: TrainConfig
     model: Mapping[str, Any]
     pretrained: str = ""

@@ -46,7 +46,7 @@ def normal_entropy(std: float) -> float:
 def collect(
     model: GFNet, images: Tensor, labels: Tensor, config: TrainConfig, draws: Draws | None = None
 ) -> Episodes:
-    """Play one episode an image, uint8 ``[B, S, S, 3]``, with sampled actions, in evaluation mode."""
+    """Play one episode an image, uint8 ``[B, H, W, 3]``, with sampled actions, in evaluation mode."""
     draws = draws or Draws()
     views = Views(model, images)
     logits, state = model.first_step(views.thumbnail())

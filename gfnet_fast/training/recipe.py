@@ -27,6 +27,7 @@ from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training.config import TrainConfig
 from gfnet_fast.training.evaluate import (
     Scores,
+    actions_at,
     find_exits,
     fixed_crops,
     oracle_crops,
@@ -112,13 +113,12 @@ def train(recipe: Recipe, report: Report) -> GFNet:
     torch.manual_seed(config.seed)
     model = GFNet(recipe.model)
     pool = Pool(recipe.data("train", recipe.canvases, 1 + config.seed))
-    size, patch = recipe.model.image_size, recipe.model.patch_size
 
     def at_the_object(rows: Tensor) -> Tensor:
         """Actions whose crops hold the object, or part of a large one, a few pixels off its centre."""
         box = pool.boxes[rows]
         centre = (box[:, :2] + box[:, 2:]) / 2 + recipe.jitter * (2 * torch.rand(len(rows), 2) - 1)
-        return ((centre - patch / 2) / (size - patch)).clamp(0, 1)
+        return actions_at(centre, recipe.model)
 
     def windows(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in pool.batches(config.batch):

@@ -1,4 +1,4 @@
-"""The stages of training, each over batches of ``(uint8 images [B, S, S, 3], labels [B])``.
+"""The stages of training, each over batches of ``(uint8 images [B, H, W, 3], labels [B])``.
 
 A stage is an object that knows one update; :func:`run` takes it through its epochs. The functions
 ``train_*`` do both, for batches of one's own in one process.

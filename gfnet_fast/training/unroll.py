@@ -18,7 +18,7 @@ Chooser = Callable[[Tensor, int], Tensor]
 
 
 class Views:
-    """The encoders' inputs cut from uint8 ``[B, S, S, 3]`` canvases, without a float copy of the canvas."""
+    """The encoders' inputs cut from uint8 ``[B, H, W, 3]`` canvases, without a float copy of the canvas."""
 
     def __init__(self, model: GFNet, images: Tensor) -> None:
         config = model.config
@@ -42,7 +42,7 @@ class Views:
                 "diverged; train with lower learning rates"
             )
         c = self.config
-        origins = crop_origins(action, c.image_size, c.patch_size).int()
+        origins = crop_origins(action, c.canvas, c.patch_size).int()
         return crop(self.images, self.slots, origins, c.patch_size, c.mean, c.std, torch.float32)
 
 
@@ -54,7 +54,7 @@ class Unrolled(NamedTuple):
 
 
 def unroll(model: GFNet, images: Tensor, choose: Chooser, train_global: bool = True) -> Unrolled:
-    """All T steps on uint8 ``[B, S, S, 3]`` canvases, with the crops that `choose` takes.
+    """All T steps on uint8 ``[B, H, W, 3]`` canvases, with the crops that `choose` takes.
 
     `choose` sees the feature map without its gradient. Without `train_global` the glance has no gradient.
     """

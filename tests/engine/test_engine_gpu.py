@@ -70,7 +70,8 @@ def skip_unless_computed(dtype):
 def near(model, images, thresholds):
     """Bool [B]: images whose trace comes within rounding of a threshold or of a pixel's edge; on the CPU."""
     trace = model.trace(model.normalise(images))
-    place = trace.actions * (model.config.image_size - model.config.patch_size)
+    room = torch.tensor(model.config.canvas, device=trace.actions.device) - model.config.patch_size
+    place = trace.actions * room
     edge = (place - place.round()).abs() < NEAR
     confidence = trace.logits.softmax(-1).amax(-1)
     return edge.any(-1).any(0) | ((confidence - thresholds[:, None]).abs() < NEAR).any(0)

@@ -98,13 +98,13 @@ def test_a_traced_network_and_the_prepared_copy():
         nn.Linear(8, 5),
     )
     encoder = TracedEncoder(with_statistics(network))
-    prepared = Prepared(encoder, 16, 4, torch.float32)
+    prepared = Prepared(encoder, (16, 16), 4, torch.float32)
     assert prepared.folded == 1
     assert norms(encoder) == 1, "the original stays as it is"
     images = torch.randn(4, 3, 16, 16)
     for old, new in zip(encoder(images), prepared(images), strict=True):
         torch.testing.assert_close(new, old)
-    half = Prepared(encoder, 16, 4, torch.bfloat16)(images.bfloat16())[1]
+    half = Prepared(encoder, (16, 16), 4, torch.bfloat16)(images.bfloat16())[1]
     torch.testing.assert_close(half.float(), encoder(images)[1], rtol=1.6e-2, atol=1.6e-2)
 
 
@@ -123,7 +123,7 @@ def test_the_layout_is_chosen_by_replays(monkeypatch):
     monkeypatch.setattr(prepare, "captured", captured)
     monkeypatch.setattr(prepare, "best_time", best_time)
     encoder = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
-    prepared = Prepared(encoder, 16, 4, torch.float32)
+    prepared = Prepared(encoder, (16, 16), 4, torch.float32)
     assert timed == [replay for replay, _, _ in made]
     assert [layout for _, layout, _ in made] == 2 * [torch.contiguous_format, torch.channels_last]
     assert prepared.layout == torch.contiguous_format

@@ -25,7 +25,7 @@ def model():
 
 
 def origins(actions):
-    return crop_origins(actions, SIZE, PATCH)
+    return crop_origins(actions, (SIZE, SIZE), PATCH)
 
 
 def test_centre_then_corners():
