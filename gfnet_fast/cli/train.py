@@ -18,6 +18,8 @@ from gfnet_fast.text import plain
 
 SETTINGS_HELP = "A field of TrainConfig, or model.FIELD of GFNetConfig: gamma=0.9, epochs=0,30,15,30."
 
+PRETRAINED_HELP = "The backbone's weights: 'timm', a file, or an installed package that carries one."
+
 
 @app.command()
 def train(
@@ -28,7 +30,7 @@ def train(
     steps: Annotated[int, typer.Option(help="Steps at most, the glance included.")] = 5,
     image_size: Annotated[str, typer.Option(help="Pixels of an image: 224, or HEIGHTxWIDTH.")] = "224",
     stages: Annotated[str | None, typer.Option(help="E.g. 1,2,3; by default those with epochs.")] = None,
-    pretrained: Annotated[str, typer.Option(help="'timm', or a file of the backbone's weights.")] = "",
+    pretrained: Annotated[str, typer.Option(help=PRETRAINED_HELP)] = "",
     init: Annotated[Path | None, typer.Option(help="A checkpoint of a whole model to begin with.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as JSON or TOML, by name.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help=SETTINGS_HELP)] = None,

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from gfnet_fast.config import GFNetConfig
 from gfnet_fast.data.by_class import class_folders, images_of
 from gfnet_fast.errors import InputError
 from gfnet_fast.sources import open_image, read_image
+
+_LAST_NUMBER = re.compile(rb"(.*?)([0-9]+)[^0-9]*", re.DOTALL)
 
 Item = tuple[int, int]  # which image, and the seed of what is random about it
 
@@ -60,8 +64,15 @@ class Parts(NamedTuple):
     validation: Part
 
 
-def read_parts(folder: Path, heldout: float = 0.1, validation: float = 0.1, seed: int = 0) -> Parts:
+def read_parts(
+    folder: Path, heldout: float = 0.1, validation: float = 0.1, seed: int = 0, run: int = 1
+) -> Parts:
     """The three parts of a folder; shares are of each class, for the parts that the folder does not name.
+
+    Images are drawn in runs of `run` neighbours, which stay together. The last number n in a file's name puts
+    it into run (n - 1) // run of those in its folder that begin alike: with 3, ``a1 a2 a3`` and ``a4 a6``.
+    Files without a number are counted in the order of their names. Shares are of the runs, rounded, at
+    least one run each.
 
     Raises InputError on a folder without classes or with one, an empty class, parts with other classes than
     ``train``, other folders beside them, and classes too small to be divided.
@@ -81,7 +92,7 @@ def read_parts(folder: Path, heldout: float = 0.1, validation: float = 0.1, seed
     found = {name: _part(part, classes) for name, part in named.items()}
     shares = {"heldout": heldout, "val": validation}
     missing = {name: share for name, share in shares.items() if name not in found}
-    pieces = _divided(found["train"], classes, list(missing.values()), seed)
+    pieces = _divided(found["train"], classes, list(missing.values()), seed, run)
     found.update(zip(["train", *missing], pieces, strict=True))
     return Parts(classes, found["train"], found["heldout"], found["val"])
 
@@ -103,22 +114,43 @@ def _part(folder: Path, classes: Sequence[str]) -> Part:
     return Part(folder, np.array(names), np.array(labels, np.int64))
 
 
-def _divided(part: Part, classes: Sequence[str], shares: list[float], seed: int) -> list[Part]:
-    """What is left of a part, and its shares: of each class, rounded, at least one image each."""
+def _divided(part: Part, classes: Sequence[str], shares: list[float], seed: int, run: int) -> list[Part]:
+    """What is left of a part, and its shares: of each class's runs, rounded, at least one each."""
     rows: list[list[np.ndarray]] = [[] for _ in range(len(shares) + 1)]
     rng = np.random.default_rng(seed)
     for label, name in enumerate(classes):
-        mine = rng.permutation(np.flatnonzero(part.labels == label))
-        counts = [max(round(share * len(mine)), 1) for share in shares]
-        if sum(counts) >= len(mine):
+        mine = np.flatnonzero(part.labels == label)
+        runs = _runs(part.names[mine].tolist(), run)
+        drawn = rng.permutation(runs.max() + 1)
+        counts = [max(round(share * len(drawn)), 1) for share in shares]
+        if sum(counts) >= len(drawn):
+            what = "images" if run == 1 else f"runs of {run} images"
             raise InputError(
-                f"{part.root / name}: expected more than {sum(counts)} images, to keep that many from "
-                f"training, got {len(mine)}"
+                f"{part.root / name}: expected more than {sum(counts)} {what}, to keep that many from "
+                f"training, got {len(drawn)}"
             )
-        *kept, rest = np.split(mine, np.cumsum(counts))
+        *kept, rest = np.split(drawn, np.cumsum(counts))
         for piece, some in zip(rows, [rest, *kept], strict=True):
-            piece.append(some)
+            piece.append(mine[np.isin(runs, some)])
     return [Part(part.root, part.names[r], part.labels[r]) for r in map(np.sort, map(np.concatenate, rows))]
+
+
+def _runs(names: list[bytes], run: int) -> np.ndarray:
+    """Which run each image of a class is in, numbered from 0: int64 ``[N]``."""
+    if run == 1:
+        return np.arange(len(names))
+    numbers: dict[tuple[bytes, bytes | None, int], int] = {}
+    unnumbered: Counter[bytes] = Counter()
+    found = []
+    for name in names:
+        folder, file = os.path.split(name)
+        if match := _LAST_NUMBER.fullmatch(os.path.splitext(file)[0]):
+            key = folder, match[1], (int(match[2]) - 1) // run
+        else:
+            key = folder, None, unnumbered[folder] // run
+            unnumbered[folder] += 1
+        found.append(numbers.setdefault(key, len(numbers)))
+    return np.array(found)
 
 
 class Batch(NamedTuple):

@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gfnet_fast.config import RELEASED, GFNetConfig, checked_size
-from gfnet_fast.errors import InputError, shown
+from gfnet_fast.errors import InputError, reason, shown
 from gfnet_fast.files import parse_json
 
 LARGEST = 2**63 - 1
@@ -63,6 +63,8 @@ class TrainConfig:
         Shares of each class that are kept from training for the thresholds and for the report, where the
         folder does not name those parts; drawn by `split_seed`.
     seed, split_seed : int
+    split_run : int
+        Neighbours by number in their names that are drawn together, e.g. the photographs of one object.
     """
 
     epochs: tuple[int, int, int, int] = (0, 60, 15, 60)
@@ -94,13 +96,14 @@ class TrainConfig:
     validation: float = 0.1
     seed: int = 0
     split_seed: int = 0
+    split_run: int = 1
 
     def __post_init__(self) -> None:
         if len(self.epochs) != 4 or min(self.epochs) < 0:
             raise InputError(f"epochs: expected four numbers of at least 0, one a stage, got {self.epochs}")
         if self.batch < 2:
             raise InputError(f"batch: expected at least 2 (batch norm), got {self.batch}")
-        for name in ("ppo_epochs", "accumulate"):
+        for name in ("ppo_epochs", "accumulate", "split_run"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.batch % self.accumulate:
@@ -151,6 +154,13 @@ FORMS: dict[str, dict[str, Any]] = {
     "mobilenetv3": {"classifier": "cascaded"},
 }
 
+# Backbones of which more is known than their family, whoever hands out their weights.
+_HALF = (0.5, 0.5, 0.5)
+BACKBONES: dict[str, dict[str, Any]] = {
+    f"timm/tf_efficientnet_lite{size}": {**FORMS["efficientnet"], "mean": _HALF, "std": _HALF}
+    for size in range(3)
+}
+
 
 def family_of(backbone: str) -> str:
     """The family in a backbone's name (``timm/tf_efficientnet_b2``, ``torchvision/mobilenet_v3_large``).
@@ -166,6 +176,29 @@ def family_config(backbone: str, **overrides: Any) -> TrainConfig:
     return replace(FAMILIES[family_of(backbone)], **overrides)
 
 
+def form_of(backbone: str) -> dict[str, Any]:
+    """Fields of the configuration of a network on `backbone` that is not a released one.
+
+    The form is its family's. Mean and standard deviation are those that its weights were trained with, of a
+    timm backbone as timm says them; where nobody does they are left out. Raises InputError on weights that
+    timm does not know (``timm/NAME.TAG``).
+    """
+    if backbone in BACKBONES:
+        return BACKBONES[backbone]
+    form, (source, _, name) = FORMS[family_of(backbone)], backbone.partition("/")
+    if source != "timm":
+        return form
+    import timm
+
+    try:
+        known = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise InputError(
+            f"backbone: expected weights that timm knows, got {name}: {reason(error)}"
+        ) from error
+    return form if known is None else {**form, "mean": known.mean, "std": known.std}
+
+
 def model_config(
     backbone: str,
     patch_size: int,
@@ -175,7 +208,7 @@ def model_config(
     /,
     **overrides: Any,
 ) -> GFNetConfig:
-    """The network to train: the released one of these sizes, or one in its family's form.
+    """The network to train: the released one of these sizes, or one as :func:`form_of` says.
 
     Of images that are not square it sees all, unless `overrides` have a `crop_ratio`.
     """
@@ -187,7 +220,7 @@ def model_config(
         if sizes == (known.backbone, known.patch_size, known.steps, known.image_size):
             return known.replace(classes=classes, **overrides)
     whole = {"crop_ratio": None} if isinstance(image_size, tuple) else {}
-    form = {"name": backbone.rsplit("/", 1)[-1], **FORMS[family_of(backbone)], **whole, **overrides}
+    form = {"name": backbone.rsplit("/", 1)[-1], **form_of(backbone), **whole, **overrides}
     name = form.pop("name")
     return GFNetConfig(name, backbone, patch_size, steps, image_size, classes=classes, **form)
 

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -46,11 +47,20 @@ from gfnet_fast.training.stages import (
     merged,
     run,
 )
-from gfnet_fast.training.start import begin_with, check_job, check_parts, new_model, training_reader
+from gfnet_fast.training.start import (
+    begin_with,
+    check_job,
+    check_parts,
+    new_model,
+    said_of_parts,
+    said_of_pretrained,
+    training_reader,
+)
 from gfnet_fast.training.state import (
     EVALUATION,
     FAILED,
     OFFICIAL,
+    PRETRAINED,
     SETTINGS,
     check_settings,
     drafts,
@@ -73,8 +83,8 @@ def train_folder(
     """Train, find thresholds on held-out images, measure on the validation images.
 
     `stages` are by default those that have epochs. A run that was killed goes on from its last checkpoint.
-    ``job.output`` gets the native model, training.json, metrics.jsonl, checkpoint.pt and evaluation.json,
-    whose content is returned.
+    ``job.output`` gets the native model, training.json, pretrained.json, metrics.jsonl, checkpoint.pt and
+    evaluation.json, whose content is returned.
 
     Raises
     ------
@@ -93,7 +103,8 @@ def train_folder(
         if manner.tensorboard:
             check_tensorboard()
         check_job(job, world)
-        parts = read_parts(job.data, config.heldout, config.validation, config.split_seed)
+        shares = config.heldout, config.validation
+        parts = read_parts(job.data, *shares, config.split_seed, config.split_run)
         if len(parts.train) < config.batch:
             raise InputError(
                 f"batch: expected at most the {len(parts.train)} training images, got {config.batch}"
@@ -109,19 +120,25 @@ def train_folder(
         check_settings(job.output, settings)
         state = load_checkpoint(job.output)
         numbers = plan_stages(config, stages, state, job.init is not None)
-        if state is None:
-            begin_with(model, job, parts.classes, numbers)
+        begun = begin_with(model, job, parts.classes, numbers) if state is None else None
         world.barrier()
         if world.rank == 0:
             job.output.mkdir(parents=True, exist_ok=True)
             for draft in drafts(job.output):
                 draft.unlink()
             write_json(job.output / SETTINGS, settings)
+            if begun is not None:
+                write_json(job.output / PRETRAINED, asdict(begun))
+            elif not job.pretrained:  # of an earlier run that had no checkpoint yet
+                (job.output / PRETRAINED).unlink(missing_ok=True)
         model.labels = parts.classes
         with (
             Progress(job.output if world.rank == 0 else None, manner.quiet, manner.tensorboard) as progress,
             _stop_signals() as stopped,
         ):
+            progress.say(said_of_parts(parts, config))
+            if begun is not None:
+                progress.say(said_of_pretrained(begun, network))
             trained = Run(model.to(world.device), job, parts, manner, world, progress, stopped, state)
             for number in numbers:
                 trained.train(number)

@@ -32,7 +32,8 @@ class Job:
     model : mapping
         Other fields of :class:`GFNetConfig`.
     pretrained : str
-        "timm" for timm's own weights, or a file of the backbone's weights; "" for none.
+        "timm" for timm's own weights, a file of the backbone's, or an installed package that carries one;
+        "" for none.
     init : Path, optional
         A checkpoint of a whole GFNet to begin with.
     """
