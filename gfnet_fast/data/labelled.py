@@ -25,7 +25,7 @@ READERS = min(8, os.cpu_count() or 1)
 
 
 class Labelled(Protocol):
-    """N images with labels int64 ``[N]``; `images` gives uint8 ``[n, S, S, 3]``, preprocessed."""
+    """N images with labels int64 ``[N]``; `images` gives uint8 ``[n, H, W, 3]``, preprocessed."""
 
     labels: Tensor
 
@@ -33,7 +33,7 @@ class Labelled(Protocol):
 
 
 class LabelledFolder:
-    """The images below a folder, in class folders, with the preprocessing of the official evaluation.
+    """The images below a folder, in class folders, with the preprocessing that the model expects.
 
     Class folders that are all named as the model's labels have those classes. Where none is, there are as
     many folders as classes, and the classes go by the sorted names.
@@ -87,7 +87,7 @@ class LabelledFolder:
         self.labels = torch.tensor(labels, device="cpu")
 
     def images(self, rows: Sequence[int], /) -> Tensor:
-        """uint8 ``[n, S, S, 3]``; InputError, naming the path, at one that cannot be used."""
+        """uint8 ``[n, H, W, 3]``; InputError, naming the path, at one that cannot be used."""
         with ThreadPoolExecutor(READERS) as pool:
             read = pool.map(partial(read_image, config=self.config), [self.paths[row] for row in rows])
             return torch.stack(list(read))

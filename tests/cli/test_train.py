@@ -64,6 +64,27 @@ def test_one_command_then_predict(capsys, data, tmp_path):
     )
 
 
+def test_a_model_of_whole_pictures_that_are_not_square(capsys, data, tmp_path):
+    output = tmp_path / "run"
+    command = arguments(data, output, "--image-size", "48x64", settings=["epochs=0,1,1,0"])
+    refused = run(capsys, *command, "--export", "official")
+    assert refused.status == 1
+    assert "official form: expected square images" in refused.err
+    assert not output.exists()
+    assert run(capsys, *command).status == 0
+    assert (load(output).config.image_size, load(output).config.crop_ratio) == ((48, 64), None)
+    told = run(capsys, "info", output)
+    assert "48 x 64 px; all of it resized to that, bilinear" in told.out
+    answers = run(capsys, "predict", data, "--model", output, "--format", "jsonl", "--max-steps", 3)
+    assert answers.status == 0, answers.err
+    origins = torch.tensor([json.loads(line)["origins"] for line in answers.out.splitlines()])
+    assert origins.shape == (30, 2, 2)
+    assert (origins.amax((0, 1)) <= torch.tensor([16, 32])).all()
+    refused = run(capsys, "convert", output, tmp_path / "x.pth.tar", "--to", "training")
+    assert (refused.status, (tmp_path / "x.pth.tar").exists()) == (1, False)
+    assert "got 48 x 64 pixels and crop_ratio None" in refused.err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_can_be_gone_on_from(data, tmp_path, number):
     """The workers get it too, as from a terminal or a scheduler; they leave with the run.
@@ -110,9 +131,11 @@ def test_an_error_is_one_line(capsys, data, tmp_path):
         (["--set", "gamma"], "expected NAME=VALUE, got 'gamma'"),
         (["--stages", "one"], "expected numbers with commas between"),
         (["--export", "onnx"], "expected 'official', got 'onnx'"),
+        (["--image-size", "288x"], "image-size: expected 224, or height x width as 288x384, got '288x'"),
+        (["--image-size", "1x2x3"], "image-size: expected 224, or height x width as 288x384, got '1x2x3'"),
         (["--checkpoint-every", "0"], "Invalid value for '--checkpoint-every'"),
     ],
-    ids=["no-value", "stages", "export", "range"],
+    ids=["no-value", "stages", "export", "half-a-size", "three-sides", "range"],
 )
 def test_usage(data, tmp_path, more, message):
     done = CliRunner().invoke(app, [*arguments(data, tmp_path / "run"), *more])
