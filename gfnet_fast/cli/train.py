@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,7 +57,8 @@ def train(
         raise typer.BadParameter(f"export: expected 'official', got {export!r}")
     numbers, size = _numbers(stages), _size(image_size)
     from gfnet_fast.config import GFNetConfig
-    from gfnet_fast.training.config import TrainConfig, checked, family_config
+    from gfnet_fast.data.by_class import has_fewer
+    from gfnet_fast.training.config import SMALL_FOLDER, TrainConfig, checked, family_config
     from gfnet_fast.training.folder import Interrupted, train_folder
     from gfnet_fast.training.job import Job, Manner
 
@@ -73,6 +75,9 @@ def train(
     flags = {"batch": batch, "seed": seed, "amp": amp}
     given = {name: value for name, value in flags.items() if value is not None}
     training.update(checked(TrainConfig, given, "options"))
+    small = bool(pretrained) and has_fewer(data, SMALL_FOLDER)
+    if small and not quiet:
+        print(f"recipe: for small folders, of fewer than {SMALL_FOLDER} images", file=sys.stderr)
     job = Job(
         data,
         output,
@@ -80,7 +85,7 @@ def train(
         patch_size,
         steps,
         size,
-        family_config(backbone, **training),
+        family_config(backbone, small=small, **training),
         model,
         pretrained,
         init,

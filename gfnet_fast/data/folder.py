@@ -227,6 +227,7 @@ class TrainingReader:
         config: GFNetConfig,
         scale: tuple[float, float] = (0.08, 1.0),
         flip: float = 0.5,
+        vertical_flip: float = 0.0,
         color_jitter: float = 0.0,
         auto_augment: str = "",
         erase: float = 0.0,
@@ -241,6 +242,7 @@ class TrainingReader:
                 scale=scale,
                 ratio=(3 / 4 * aspect, 4 / 3 * aspect),
                 hflip=flip,
+                vflip=vertical_flip,
                 color_jitter=color_jitter or None,  # type: ignore[arg-type]
                 auto_augment=auto_augment or None,
                 re_prob=erase,

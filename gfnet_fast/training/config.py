@@ -39,8 +39,18 @@ class TrainConfig:
         Peak learning rates; the classifier's in stages 1 and 3. Cosine schedule by epoch.
     thumbnail_lr : float
         Stage 0's peak learning rate.
+    optimizer : "sgd" or "adamw"
+        Of stages 0, 1 and 3.
     momentum, weight_decay : float
-        SGD with Nesterov momentum, in stages 0, 1 and 3.
+        SGD's momentum is Nesterov's; AdamW's decay is decoupled.
+    freeze : float
+        Share of an encoder's parameter tensors, the first in order of definition, that stay as they are.
+    batch_norm : "batch" or "running"
+        Which statistics the encoders' batch norms use in stages 0, 1 and 3; running ones stay as they are.
+    smoothing, mixup : float
+        Of labels, in stages 0, 1 and 3: what is spread over all classes, and mixup's alpha; 0: none.
+    local_from_global : bool
+        Whether the local encoder begins as the global one is after stage 0.
     auxiliary : float
         Weight of the encoders' own linear classifiers in the loss.
     train_global : bool
@@ -56,9 +66,11 @@ class TrainConfig:
     ema : float
         Decay of an exponential moving average of the weights in stages 0, 1 and 3, with which each of them
         ends; 0: none.
-    scale, flip, color_jitter, auto_augment, erase : (float, float), float, float, str, float
-        How training images are drawn from those of a folder: the share of the area that a random crop has,
-        the chance of a flip, and timm's colour jitter, policy ("rand-m9-mstd0.5") and chance of erasing.
+    scale : (float, float)
+        Training images are random crops of those of a folder, of a share of the area between these.
+    flip, vertical_flip, color_jitter, auto_augment, erase : float, float, float, str, float
+        The chances of a flip left to right and top to bottom, and timm's colour jitter, policy
+        ("rand-m9-mstd0.5") and chance of erasing.
     heldout, validation : float
         Shares of each class that are kept from training for the thresholds and for the report, where the
         folder does not name those parts; drawn by `split_seed`.
@@ -73,8 +85,14 @@ class TrainConfig:
     backbone_lr: float = 0.01
     classifier_lr: tuple[float, float] = (0.1, 0.01)
     thumbnail_lr: float = 0.01
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    freeze: float = 0.0
+    batch_norm: Literal["batch", "running"] = "batch"
+    smoothing: float = 0.0
+    mixup: float = 0.0
+    local_from_global: bool = False
     auxiliary: float = 1.0
     train_global: bool = True
     policy_lr: float = 3e-4
@@ -89,6 +107,7 @@ class TrainConfig:
     ema: float = 0.0
     scale: tuple[float, float] = (0.08, 1.0)
     flip: float = 0.5
+    vertical_flip: float = 0.0
     color_jitter: float = 0.0
     auto_augment: str = ""
     erase: float = 0.0
@@ -113,27 +132,47 @@ class TrainConfig:
                 raise InputError(f"{name}: expected at least 0, got {getattr(self, name)}")
         if not 0 < self.action_std <= LARGEST_RATE:
             raise InputError(f"action_std: expected more than 0 to {LARGEST_RATE:g}, got {self.action_std}")
-        for name in ("ema", "heldout", "validation"):
+        for name in ("ema", "heldout", "validation", "freeze", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}: expected 0 or more and less than 1, got {getattr(self, name)}")
         rates = ("backbone_lr", "thumbnail_lr", "policy_lr", "momentum", "weight_decay", "auxiliary")
-        for name in (*rates, "clip", "value_weight", "entropy_weight", "color_jitter"):
+        for name in (*rates, "clip", "value_weight", "entropy_weight", "color_jitter", "mixup"):
             if not 0 <= getattr(self, name) <= LARGEST_RATE:
                 raise InputError(f"{name}: expected 0 to {LARGEST_RATE:g}, got {getattr(self, name)}")
         if len(self.classifier_lr) != 2 or not all(0 <= rate <= LARGEST_RATE for rate in self.classifier_lr):
             raise InputError(
                 f"classifier_lr: expected two numbers from 0 to {LARGEST_RATE:g}, got {self.classifier_lr}"
             )
-        for name in ("gamma", "flip", "erase"):
+        for name in ("gamma", "flip", "vertical_flip", "erase"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise InputError(f"scale: expected two shares of the area, the smaller first, got {self.scale}")
-        if self.reward not in ("difference", "contrast"):
-            raise InputError(f"reward: expected 'difference' or 'contrast', got {self.reward!r}")
+        for name, hint in get_type_hints(TrainConfig).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                raise InputError(f"{name}: expected {_says(hint)}, got {getattr(self, name)!r}")
 
 
 _RESNET = TrainConfig()
+SMALL_FOLDER = 20_000
+"""Below so many training images the published hyper-parameters, which are for 1.28 million, do not fit."""
+# What replaces them, for networks that begin with pretrained weights.
+SMALL: dict[str, Any] = {
+    "epochs": (8, 6, 6, 3),
+    "batch": 32,
+    "optimizer": "adamw",
+    "thumbnail_lr": 3e-4,
+    "backbone_lr": 2e-4,
+    "classifier_lr": (6e-4, 2e-4),
+    "weight_decay": 0.01,
+    "freeze": 0.3,
+    "batch_norm": "running",
+    "smoothing": 0.1,
+    "local_from_global": True,
+    "train_global": False,
+    "auxiliary": 1.0,
+    "scale": (0.4, 1.0),
+}
 _FROZEN = TrainConfig(backbone_lr=0.005, auxiliary=5.0, train_global=False)
 FAMILIES: dict[str, TrainConfig] = {
     "resnet": _RESNET,
@@ -171,9 +210,12 @@ def family_of(backbone: str) -> str:
     return next((family for family in FAMILIES if family in name), "resnet")
 
 
-def family_config(backbone: str, **overrides: Any) -> TrainConfig:
-    """The published hyper-parameters of a backbone's family (ResNet's for others), with some replaced."""
-    return replace(FAMILIES[family_of(backbone)], **overrides)
+def family_config(backbone: str, *, small: bool = False, **overrides: Any) -> TrainConfig:
+    """The published hyper-parameters of a backbone's family (ResNet's for others), with some replaced.
+
+    With `small` those for pretrained networks on small folders: 0 to 20,000 training images.
+    """
+    return replace(FAMILIES[family_of(backbone)], **{**(SMALL if small else {}), **overrides})
 
 
 def form_of(backbone: str) -> dict[str, Any]:

@@ -221,6 +221,8 @@ class Run:
         if self.ema is not None:
             self.model.load_state_dict(self.ema.module.state_dict())
         self.world.broadcast(self.model)  # processes differ in batch-norm statistics
+        if number == 0 and self.config.local_from_global:
+            self.model.local_encoder.load_state_dict(self.model.global_encoder.state_dict())
         self.done.append(number)
         self.stage, self.ema, self.at = None, None, Position()
         self.save()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from gfnet_fast.training.config import TrainConfig
 from gfnet_fast.training.distributed import ALONE, Draws, World, without_sync
 from gfnet_fast.training.ppo import Episodes, collect, normal_entropy, ppo_loss, returns
 from gfnet_fast.training.unroll import Chooser, TrainingError, step_loss, unroll
+from gfnet_fast.training.updates import freeze, mixed, mixup_share, optimizer, targets, training_mode
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 # Called with an epoch's number, from 0; gives that epoch's batches.
@@ -150,13 +151,6 @@ def run(
     stage.end()
 
 
-def sgd(groups: Sequence[tuple[Iterable[nn.Parameter], float]], config: TrainConfig) -> torch.optim.SGD:
-    """SGD with Nesterov momentum, if any; `groups` are parameters with their peak learning rates."""
-    parts = [{"params": list(parameters), "lr": rate} for parameters, rate in groups]
-    momentum, decay = config.momentum, config.weight_decay
-    return torch.optim.SGD(parts, momentum=momentum, weight_decay=decay, nesterov=momentum > 0)
-
-
 class _Own(nn.Module):
     """An encoder with its own head, as one module."""
 
@@ -184,32 +178,35 @@ class EncoderStage(Stage):
         view: Callable[[Tensor], Tensor] | None = None,
         world: World = ALONE,
     ) -> None:
-        optimizer = sgd([(encoder.parameters(), rate)], config)
-        super().__init__({"stage": 0, "what": what}, epochs, optimizer, config, world)
+        freeze(encoder, config.freeze)
+        descent = optimizer([(encoder.parameters(), rate)], config)
+        super().__init__({"stage": 0, "what": what}, epochs, descent, config, world)
         self.encoder, self.view = encoder, view
         self.network = world.wrap(_Own(encoder))
 
     def begin(self, epoch: int) -> None:
         super().begin(epoch)
-        self.encoder.train()
+        training_mode(self.encoder, self.config)
 
     def update(self, images: Tensor, labels: Tensor, at: Position, draws: RowDraws) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         for rows in (parts := self.parts(len(images))):
-            x, y = images[rows], labels[rows]
+            y = labels[rows]
+            share = mixup_share(self.config)
+            x = mixed(images[rows], share)
             if self.view is not None:
                 x = self.view(x)
             with without_sync(self.network, rows is not parts[-1]):
                 with _precision(self.config, x):
                     logits = self.network(x).float()
-                loss = F.cross_entropy(logits, y)
+                loss = F.cross_entropy(logits, targets(y, logits.shape[1], share, self.config))
                 self.descend(loss, len(y) / len(labels), at.epoch)
             right = (logits.argmax(1) == y).float().mean().item()
             at.sums.add(len(y), loss=loss.item(), accuracy=right)
         self.optimizer.step()
 
     def end(self) -> None:
-        self.encoder.eval()
+        self.encoder.requires_grad_(True).eval()
 
 
 class _Steps(nn.Module):
@@ -221,10 +218,10 @@ class _Steps(nn.Module):
         self.whole = (model,)  # in a tuple: what is not trained is no part of this module
         self.config = config
 
-    def forward(self, images: Tensor, labels: Tensor, choose: Chooser) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, aim: Tensor, choose: Chooser) -> tuple[Tensor, Tensor]:
         with _precision(self.config, images):
             out = unroll(self.whole[0], images, choose, self.config.train_global)
-        return step_loss(out, labels, self.config.auxiliary), out.logits.detach()
+        return step_loss(out, aim, self.config.auxiliary), out.logits.detach()
 
 
 class ClassifierStage(Stage):
@@ -242,20 +239,23 @@ class ClassifierStage(Stage):
         world: World = ALONE,
     ) -> None:
         encoders = [model.local_encoder, *([model.global_encoder] if config.train_global else [])]
+        for encoder in encoders:
+            freeze(encoder, config.freeze)
         groups = [(encoder.parameters(), config.backbone_lr) for encoder in encoders]
         groups.append((model.classifier.parameters(), config.classifier_lr[stage != 1]))
-        super().__init__({"stage": stage}, config.epochs[stage], sgd(groups, config), config, world)
-        self.model, self.crops = model, crops
+        descent = optimizer(groups, config)
+        super().__init__({"stage": stage}, config.epochs[stage], descent, config, world)
+        self.model, self.crops, self.encoders = model, crops, encoders
         # A cascaded classifier holds the layers of five steps, whatever their number.
         unused = model.config.classifier == "cascaded" and model.config.steps < CASCADE_LAYERS
         self.network = world.wrap(_Steps(model, [*encoders, model.classifier], config), unused)
 
     def begin(self, epoch: int) -> None:
         super().begin(epoch)
-        self.model.train()
-        self.model.policy.eval()
-        if not self.config.train_global:
-            self.model.global_encoder.eval()
+        self.model.eval()
+        self.model.classifier.train()
+        for encoder in self.encoders:
+            training_mode(encoder, self.config)
 
     def chooser(self, draws: Draws) -> Chooser:
         if self.number == 3:
@@ -267,14 +267,16 @@ class ClassifierStage(Stage):
         for rows in (parts := self.parts(len(images))):
             y = labels[rows]
             with without_sync(self.network, rows is not parts[-1]):
-                loss, logits = self.network(images[rows], y, self.chooser(draws(rows)))
+                share = mixup_share(self.config)
+                aim = targets(y, self.model.config.classes, share, self.config)
+                loss, logits = self.network(mixed(images[rows], share), aim, self.chooser(draws(rows)))
                 self.descend(loss, len(y) / len(labels), at.epoch)
             right = (logits.argmax(-1) == y).float().mean(1)
             at.sums.add(len(y), loss=loss.item(), accuracy=right, losses=_entropies(logits, y))
         self.optimizer.step()
 
     def end(self) -> None:
-        self.model.eval()
+        self.model.requires_grad_(True).eval()
 
 
 class _Surrogate(nn.Module):

@@ -37,7 +37,8 @@ def check_job(job: Job, world: World) -> None:
 def check_parts(model: GFNet, config: TrainConfig, world: World) -> None:
     """Raise InputError where batch norm would see single images."""
     each = config.batch // (world.size * config.accumulate)
-    if each < 2 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if each < 2 and norms and config.batch_norm == "batch":
         many = f"{world.size} processes x {config.accumulate} parts"
         raise InputError(
             f"batch: expected at least 2 images a part (batch norm), got {config.batch} for {many}"
@@ -45,7 +46,8 @@ def check_parts(model: GFNet, config: TrainConfig, world: World) -> None:
 
 
 def training_reader(network: GFNetConfig, c: TrainConfig) -> TrainingReader:
-    return TrainingReader(network, c.scale, c.flip, c.color_jitter, c.auto_augment, c.erase)
+    flips = c.flip, c.vertical_flip
+    return TrainingReader(network, c.scale, *flips, c.color_jitter, c.auto_augment, c.erase)
 
 
 def new_model(config: GFNetConfig, job: Job) -> GFNet:

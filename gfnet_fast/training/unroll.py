@@ -77,10 +77,13 @@ def unroll(model: GFNet, images: Tensor, choose: Chooser, train_global: bool = T
     return Unrolled(torch.stack(logits).float(), torch.stack(auxiliary).float())
 
 
-def step_loss(out: Unrolled, labels: Tensor, weight: float) -> Tensor:
-    """(sum over steps of cross-entropy + weight x that of the encoders' own heads) / T."""
+def step_loss(out: Unrolled, targets: Tensor, weight: float) -> Tensor:
+    """(sum over steps of cross-entropy + weight x that of the encoders' own heads) / T.
+
+    `targets`: labels int64 ``[B]``, or probabilities ``[B, K]``.
+    """
     steps, count = out.logits.shape[:2]
-    target = labels.repeat(steps)
+    target = targets.repeat(steps, *[1] * (targets.ndim - 1))
     both = (F.cross_entropy(x.flatten(0, 1), target, reduction="sum") / count for x in out)
     classifier, own = both
     return (classifier + weight * own) / steps

@@ -72,7 +72,7 @@ def test_overrides_leave_the_rest_and_the_table():
         ({"epochs": (1, 2, 3)}, r"epochs: expected four numbers of at least 0.*\(1, 2, 3\)"),
         ({"epochs": (0, -1, 1, 1)}, "epochs: expected four numbers"),
         ({"batch": 1}, "batch: expected at least 2.*got 1"),
-        ({"reward": "confidence"}, "reward: expected 'difference' or 'contrast', got 'confidence'"),
+        ({"reward": "confidence"}, "reward: expected one of difference, contrast, got 'confidence'"),
         ({"ppo_epochs": 0}, "ppo_epochs: expected at least 1, got 0"),
         ({"action_std": 0.0}, r"action_std: expected more than 0 to 1e\+30, got 0"),
         ({"action_std": float("inf")}, r"action_std: expected more than 0 to 1e\+30, got inf"),

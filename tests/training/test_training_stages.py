@@ -10,12 +10,12 @@ from gfnet_fast.training.config import TrainConfig
 from gfnet_fast.training.stages import (
     Sums,
     TrainingError,
-    sgd,
     train_classifier,
     train_encoder,
     train_policy,
 )
 from gfnet_fast.training.unroll import Views
+from gfnet_fast.training.updates import optimizer
 from tests.conftest import random_images, tiny_model
 
 CONFIG = TrainConfig(epochs=(1, 1, 1, 1), ppo_epochs=2, reward="contrast", seed=11)
@@ -160,7 +160,7 @@ def test_without_momentum():
     config = TrainConfig(momentum=0.0, weight_decay=0.0)
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.grad = torch.tensor([1.0, 2.0])
-    sgd([([parameter], 0.5)], config).step()
+    optimizer([([parameter], 0.5)], config).step()
     assert parameter.tolist() == [0.5, 0.0]
 
 
