@@ -50,7 +50,8 @@ class TrainConfig:
     smoothing, mixup : float
         Of labels, in stages 0, 1 and 3: what is spread over all classes, and mixup's alpha; 0: none.
     local_from_global : bool
-        Whether the local encoder begins as the global one is after stage 0.
+        Whether the local encoder begins as the global one is after stage 0, and a cascaded classifier as the
+        mean of the steps' own heads.
     auxiliary : float
         Weight of the encoders' own linear classifiers in the loss.
     train_global : bool
@@ -158,12 +159,12 @@ SMALL_FOLDER = 20_000
 """Below so many training images the published hyper-parameters, which are for 1.28 million, do not fit."""
 # What replaces them, for networks that begin with pretrained weights.
 SMALL: dict[str, Any] = {
-    "epochs": (8, 6, 6, 3),
+    "epochs": (6, 4, 5, 2),
     "batch": 32,
     "optimizer": "adamw",
     "thumbnail_lr": 3e-4,
-    "backbone_lr": 2e-4,
-    "classifier_lr": (6e-4, 2e-4),
+    "backbone_lr": 1e-4,
+    "classifier_lr": (1e-4, 1e-4),
     "weight_decay": 0.01,
     "freeze": 0.3,
     "batch_norm": "running",

@@ -48,6 +48,7 @@ from gfnet_fast.training.stages import (
     run,
 )
 from gfnet_fast.training.start import (
+    begin_from_global,
     begin_with,
     check_job,
     check_parts,
@@ -222,7 +223,7 @@ class Run:
             self.model.load_state_dict(self.ema.module.state_dict())
         self.world.broadcast(self.model)  # processes differ in batch-norm statistics
         if number == 0 and self.config.local_from_global:
-            self.model.local_encoder.load_state_dict(self.model.global_encoder.state_dict())
+            begin_from_global(self.model)
         self.done.append(number)
         self.stage, self.ema, self.at = None, None, Position()
         self.save()

@@ -12,6 +12,7 @@ from gfnet_fast.checkpoints.tensors import differences, require
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.data.folder import Parts, TrainingReader
 from gfnet_fast.errors import InputError
+from gfnet_fast.model.classifiers import CascadedClassifier
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training.config import TrainConfig
 from gfnet_fast.training.distributed import World
@@ -71,6 +72,22 @@ def begin_with(model: GFNet, job: Job, classes: tuple[str, ...], stages: Sequenc
             )
         model.load_state_dict(weights)
     return load_pretrained(model, job.pretrained) if job.pretrained else None
+
+
+@torch.no_grad()
+def begin_from_global(model: GFNet) -> None:
+    """Give the local encoder the global one's weights, and a cascaded classifier the mean of their heads."""
+    encoder = model.global_encoder
+    model.local_encoder.load_state_dict(encoder.state_dict())
+    if not isinstance(model.classifier, CascadedClassifier):
+        return
+    bias = encoder.head(torch.zeros(1, model.feature_dim, device=model.device))
+    weight = (encoder.head(torch.eye(model.feature_dim, device=model.device)) - bias).T
+    for layer in model.classifier.children():
+        assert isinstance(layer, nn.Linear)
+        count = layer.in_features // model.feature_dim
+        layer.weight.copy_(weight.repeat(1, count) / count)
+        layer.bias.copy_(bias[0])
 
 
 def said_of_parts(parts: Parts, config: TrainConfig) -> str:

@@ -12,6 +12,7 @@ from gfnet_fast.data.by_class import has_fewer
 from gfnet_fast.errors import InputError
 from gfnet_fast.training.config import SMALL, TrainConfig, family_config
 from gfnet_fast.training.stages import train_classifier, train_encoder
+from gfnet_fast.training.start import begin_from_global
 from gfnet_fast.training.updates import freeze, mixed, mixup_share, optimizer, targets
 from tests.conftest import random_images, tiny_model
 from tests.training.folder_helpers import write_pictures
@@ -72,6 +73,17 @@ def test_targets_and_pixels_of_a_mixture_by_hand():
     shares = [mixup_share(TrainConfig(mixup=1.0)) for _ in range(200)]
     assert 0.5 <= min(shares) < 0.52
     assert 0.98 < max(shares) <= 1
+
+
+def test_a_model_begins_as_its_global_encoder_and_the_mean_of_the_heads():
+    model, x = tiny_model("cascaded", steps=3), torch.randn(2, 3, 48, 48)
+    begin_from_global(model)
+    glance, state = model.first_step(x)
+    second, state = model.next_step(x.flip(3), state, 2)
+    own = model.global_encoder.head(model.global_encoder(x.flip(3))[1])
+    torch.testing.assert_close(second, (glance + own) / 2)
+    third, _ = model.next_step(x, state, 3)
+    torch.testing.assert_close(third, (2 * glance + own) / 3)
 
 
 def test_adamw_decays_the_weight_apart_from_its_step():
