@@ -8,18 +8,15 @@ import pytest
 import torch
 
 from gfnet_fast.checkpoints import load, official_checkpoint
-from gfnet_fast.config import RELEASED
 from gfnet_fast.errors import CheckpointError, DeviceError
 from gfnet_fast.model.gfnet import GFNet
 from tests.model.test_released import any_weights
 
-SMALL = RELEASED[8]  # MobileNetV3-Large at 96
-
 
 @pytest.fixture(scope="module")
-def content():
+def content(small):
     """A small official checkpoint as released; tests change copies of it."""
-    model = any_weights(SMALL.replace(classes=3))
+    model = any_weights(small)
     model.thresholds = torch.tensor([[0.9, 0.8, -1e8], [0.95, 0.9, -1e8]])
     return official_checkpoint(model)
 
@@ -145,9 +142,9 @@ def test_a_device_that_is_not_there(content, tmp_path):
             load(path, device=device)
 
 
-def test_a_config_that_contradicts_the_file(content, tmp_path):
+def test_a_config_that_contradicts_the_file(content, small, tmp_path):
     with pytest.raises(CheckpointError, match="expected model_name, patch_size and steps"):
-        load(saved(tmp_path, content), config=RELEASED[9].replace(classes=3))
+        load(saved(tmp_path, content), config=small.replace(patch_size=128))
 
 
 @pytest.fixture
@@ -222,9 +219,9 @@ def test_a_config_json_with_values_that_cannot_be(tiny, folder, change):
         load(folder)
 
 
-def test_a_released_network_with_other_settings_has_no_released_form():
+def test_a_released_network_with_other_settings_has_no_released_form(small):
     """A file of its form could not say them."""
-    model = GFNet(RELEASED[0].replace(steps=3, macs=(1, 2, 3)))
+    model = GFNet(small.replace(steps=4, macs=(1, 2, 3, 4)))
     with pytest.raises(CheckpointError, match=r"released form: .* with other settings; use 'training'"):
         official_checkpoint(model)
 

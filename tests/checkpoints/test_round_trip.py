@@ -48,13 +48,12 @@ def test_buffers_that_no_state_dict_holds_are_made_anew(tmp_path):
     assert torch.equal(model.trace(images).logits, again.trace(images).logits)
 
 
-def test_an_official_curve_becomes_a_calibration_and_survives_the_native_folder(tmp_path):
+def test_an_official_curve_becomes_a_calibration_and_survives_the_native_folder(small, tmp_path):
     from gfnet_fast.checkpoints import official_checkpoint
-    from gfnet_fast.config import RELEASED
     from gfnet_fast.exits import Budget
     from tests.model.test_released import any_weights
 
-    model = any_weights(RELEASED[8].replace(classes=3))
+    model = any_weights(small)
     model.thresholds = torch.tensor([[0.5, 0.4, -1e8], [0.7, 0.6, -1e8], [0.9, 0.8, -1e8]])
     content = official_checkpoint(model)
     low, _, high = model.config.macs
