@@ -227,10 +227,10 @@ class TrainingReader:
         config: GFNetConfig,
         scale: tuple[float, float] = (0.08, 1.0),
         flip: float = 0.5,
-        vertical_flip: float = 0.0,
         color_jitter: float = 0.0,
         auto_augment: str = "",
         erase: float = 0.0,
+        vertical_flip: float = 0.0,
     ) -> None:
         from timm.data import create_transform
 

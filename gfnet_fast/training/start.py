@@ -47,8 +47,8 @@ def check_parts(model: GFNet, config: TrainConfig, world: World) -> None:
 
 
 def training_reader(network: GFNetConfig, c: TrainConfig) -> TrainingReader:
-    flips = c.flip, c.vertical_flip
-    return TrainingReader(network, c.scale, *flips, c.color_jitter, c.auto_augment, c.erase)
+    changes = c.color_jitter, c.auto_augment, c.erase
+    return TrainingReader(network, c.scale, c.flip, *changes, vertical_flip=c.vertical_flip)
 
 
 def new_model(config: GFNetConfig, job: Job) -> GFNet:

@@ -249,13 +249,15 @@ def test_without_augmentation_a_crop_is_part_of_the_image(plain):
     seen = reader(part.path(0)).float()
     whole = np.asarray(Image.open(part.path(0)).resize((80, 80), Image.Resampling.BILINEAR))
     assert (seen - torch.from_numpy(whole.astype(np.float32))).abs().mean() < 6
-    flipped = TrainingReader(CONFIG, scale=(1.0, 1.0), flip=1.0)
-    torch.manual_seed(0)
-    random.seed(0)
-    one = reader(part.path(0))
-    torch.manual_seed(0)
-    random.seed(0)
-    assert torch.equal(flipped(part.path(0)), one.flip(1))
+    flips = {1: {"flip": 1.0}, 0: {"flip": 0.0, "vertical_flip": 1.0}}
+    for axis, settings in flips.items():
+        flipped = TrainingReader(CONFIG, scale=(1.0, 1.0), **settings)
+        torch.manual_seed(0)
+        random.seed(0)
+        one = reader(part.path(0))
+        torch.manual_seed(0)
+        random.seed(0)
+        assert torch.equal(flipped(part.path(0)), one.flip(axis))
 
 
 @pytest.mark.parametrize("change", [{"flip": 0.5}, {"scale": (0.2, 1.0)}], ids=["flip", "crop"])
