@@ -52,12 +52,10 @@ gpu-proof:
 	$(PIP) install -c constraints.txt -e .
 	touch $@
 
-.venv/.dev: .venv/.core
-	$(PIP) install -c constraints.txt -e '.[dev]'
-	touch $@
-
-.venv/.report: .venv/.core
-	$(PIP) install -c constraints.txt -e '.[report]'
+# What an extra of the package adds; `pip install -e '.[dev]'` would build the package once more.
+.venv/.dev .venv/.report: .venv/.%: .venv/.core
+	.venv/bin/python -c 'import importlib.metadata as m; print(*(r.partition(";")[0] for r in m.requires("gfnet-fast") if "extra == \"$*\"" in r), sep="\n")' > $@.txt
+	$(PIP) install -c constraints.txt -r $@.txt
 	touch $@
 
 clean:

@@ -28,7 +28,7 @@ def model():
 @pytest.fixture(scope="module")
 def measured(model):
     """On canvases that nobody has measured before: another seed than the stated figures'."""
-    return evaluate(model, count=2000, seed=301)
+    return evaluate(model, count=1000, seed=301)
 
 
 def test_it_is_small_and_of_the_recipe(model):
