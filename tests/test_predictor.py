@@ -9,7 +9,7 @@ from torchvision import transforms, tv_tensors
 
 import gfnet_fast as gf
 from gfnet_fast.sources import read_image
-from tests.conftest import needs_bfloat16, random_images, tiny_config, tiny_model
+from tests.conftest import needs_bfloat16, random_images, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -247,19 +247,17 @@ def test_arguments_that_are_wrong(tiny):
     ids=str,
 )
 def test_other_precisions_and_compiled_encoders_stay_close_and_leave_the_model_alone(tiny, options):
-    blocks = {"channels": [16, 16, 16, 32], "layers": [1, 1, 1, 1]}  # half of them: the compiler's time
-    model = tiny_model(tiny.config.classifier, backbone_args=blocks)
-    images = random_images(12, model.config.image_size)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    exact = gf.Predictor(model, device="cpu").predict_batch(images)
-    fast = gf.Predictor(model, device="cpu", **options)
+    images = random_images(12, tiny.config.image_size)
+    before = {name: tensor.clone() for name, tensor in tiny.state_dict().items()}
+    exact = gf.Predictor(tiny, device="cpu").predict_batch(images)
+    fast = gf.Predictor(tiny, device="cpu", **options)
     out = fast.predict_batch(images)
     assert out.logits.dtype == torch.float32
     same = (out.origins == exact.origins).all(-1).all(-1)
     assert same.sum() >= 6
     torch.testing.assert_close(out.logits[same], exact.logits[same], rtol=0.1, atol=0.5)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert model.trace(model.normalise(images)).logits.dtype == torch.float32
+    assert all(torch.equal(before[name], tensor) for name, tensor in tiny.state_dict().items())
+    assert tiny.trace(tiny.normalise(images)).logits.dtype == torch.float32
 
 
 def test_precisions_that_are_not_there(tiny):
