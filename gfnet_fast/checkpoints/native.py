@@ -41,7 +41,7 @@ MAX_LABEL = 1024
 """Characters of a class's name."""
 
 HALF_ERROR = 1e-3
-"""Most that float16 may change the weights of one output (a row): norm of the change by their norm."""
+"""Most that float16 may change a tensor: the norm of the change by its norm."""
 
 
 def save(model: GFNet, folder: str | os.PathLike[str], *, half: bool = False) -> None:
@@ -55,8 +55,8 @@ def save(model: GFNet, folder: str | os.PathLike[str], *, half: bool = False) ->
     folder : path
         Made where there is none.
     half : bool
-        Parameters in float16, but for those of which a row would change by more than `HALF_ERROR`; these
-        and all buffers, the statistics of batch norms among them, in float32.
+        Parameters in float16, but for those that would change by more than `HALF_ERROR`; these and all
+        buffers, the statistics of batch norms among them, in float32.
 
     Raises
     ------
@@ -99,16 +99,13 @@ def save(model: GFNet, folder: str | os.PathLike[str], *, half: bool = False) ->
 
 
 def _halved(name: str, values: Tensor) -> Tensor:
-    """float32 `values` in float16, or as they are where a row of them would change too much."""
+    """float32 `values` in float16, or as they are where they would change too much."""
     halved = values.half()
     if bool(halved.isinf().any()):
         most, got = torch.finfo(torch.float16).max, float(values.abs().max())
         raise CheckpointError(f"{name}: expected numbers of at most {most:g} for float16, got {got:g}")
-    norm, lost = (
-        torch.linalg.vector_norm(torch.atleast_1d(t)[:, None].flatten(1), dim=1, dtype=torch.float64)
-        for t in (values, values - halved)
-    )
-    return values if bool((lost > HALF_ERROR * norm).any()) else halved
+    norm, lost = (torch.linalg.vector_norm(t, dtype=torch.float64) for t in (values, values - halved))
+    return values if bool(lost > HALF_ERROR * norm) else halved
 
 
 def read(folder: Path, config: GFNetConfig | None = None) -> GFNet:
