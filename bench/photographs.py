@@ -32,6 +32,7 @@ from gfnet_fast.data.folder import (
     evaluation_reader,
     load_batches,
     read_parts,
+    shuffled_batches,
 )
 from gfnet_fast.files import write_json
 from gfnet_fast.model.gfnet import GFNet
@@ -111,9 +112,7 @@ def train_static(model: GFNet, parts: Parts, config: TrainConfig) -> None:
     images = FolderImages(parts.train, training_reader(model.config, config), replace=True)
 
     def data(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(seed_of(config.seed, epoch))
-        order = torch.randperm(len(parts.train), generator=generator)
-        rows = order[: len(order) // config.batch * config.batch].view(-1, config.batch)
+        rows = shuffled_batches(len(parts.train), config.batch, seed_of(config.seed, epoch))
         seeds = lambda row: seed_of(config.seed, epoch, row)  # noqa: E731
         for batch in load_batches(images, Order(rows.unbind(), seeds), workers=1):
             yield batch.images, batch.labels
@@ -136,10 +135,9 @@ def static(task: Task, canvas: tuple[int, int], parts: Parts, config: TrainConfi
         return
     print(name, flush=True)
     started = time.monotonic()
-    whole = {} if canvas[0] != canvas[1] else {"crop_ratio": None}
     side = min(*canvas, task.patch_size) // 32 * 32
     torch.manual_seed(config.seed)
-    model = GFNet(model_config(BACKBONE, side, 2, canvas, len(parts.classes), **whole))
+    model = GFNet(model_config(BACKBONE, side, 2, canvas, len(parts.classes), crop_ratio=None))
     load_pretrained(model, PRETRAINED)
     train_static(model, parts, config)
     seconds = time.monotonic() - started

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ from gfnet_fast.cli.app import Quiet, app
 from gfnet_fast.cli.process import INTERRUPTED, stop
 from gfnet_fast.errors import InputError, reason
 from gfnet_fast.files import parse_json, read_text
-from gfnet_fast.text import plain
+from gfnet_fast.text import plain, say
 
 SETTINGS_HELP = "A field of TrainConfig, or model.FIELD of GFNetConfig: gamma=0.9, epochs=0,30,15,30."
 
@@ -76,8 +75,9 @@ def train(
     given = {name: value for name, value in flags.items() if value is not None}
     training.update(checked(TrainConfig, given, "options"))
     small = bool(pretrained) and has_fewer(data, SMALL_FOLDER)
-    if small and not quiet:
-        print(f"recipe: for small folders, of fewer than {SMALL_FOLDER} images", file=sys.stderr)
+    speaks = not quiet and os.environ.get("RANK", "0") == "0"  # once, whatever number of processes
+    if small and speaks:
+        say(f"recipe: for small folders, of fewer than {SMALL_FOLDER} images")
     job = Job(
         data,
         output,
@@ -105,7 +105,7 @@ def train(
         found = train_folder(job, numbers, manner)
     except Interrupted as error:
         stop(f"{error}: a checkpoint is in {output}, and the same command goes on from it", INTERRUPTED)
-    if not quiet and os.environ.get("RANK", "0") == "0":  # once, whatever number of processes
+    if speaks:
         exits, all_steps = found["exits"], 100 * found["exits"]["all_steps"]
         early = f"{100 * exits['accuracy']:.1f} % with early exit in {exits['mean_steps']:.2f} steps"
         whole = f"{all_steps:.1f} % right after {steps} steps"

@@ -165,6 +165,12 @@ class Batch(NamedTuple):
         return Batch(images, labels, self.bad)
 
 
+def shuffled_batches(count: int, size: int, seed: int) -> Tensor:
+    """An epoch's rows in random order, in whole batches: int64 ``[count // size, size]``."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[: count // size * size].view(-1, size)
+
+
 class Order:
     """Batches of items: their rows, and the seed of each; made when they are asked for."""
 

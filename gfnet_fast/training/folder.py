@@ -28,6 +28,7 @@ from gfnet_fast.data.folder import (
     evaluation_reader,
     load_batches,
     read_parts,
+    shuffled_batches,
 )
 from gfnet_fast.errors import InputError, TrainingError
 from gfnet_fast.files import write_json
@@ -243,11 +244,9 @@ class Run:
 
     def _order(self, epoch: int) -> Order:
         """This process's share of the batches that an epoch still has."""
-        generator = torch.Generator().manual_seed(self._seed(epoch))
-        order = torch.randperm(len(self.parts.train), generator=generator)
         size = self.config.batch
-        mine = self.world.share(size)
-        rows = order[: len(order) // size * size].view(-1, size)[self.at.batch :, mine]
+        rows = shuffled_batches(len(self.parts.train), size, self._seed(epoch))
+        rows = rows[self.at.batch :, self.world.share(size)]
         return Order(rows.unbind(), lambda row: self._seed(epoch, 0, row))
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
