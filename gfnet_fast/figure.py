@@ -76,7 +76,7 @@ def draw_exits(
     images: Tensor,
     prediction: Prediction,
     thresholds: Tensor,
-    labels: Tensor,
+    labels: Tensor | None = None,
     names: Sequence[str] | None = None,
     columns: int = 5,
     *,
@@ -92,8 +92,8 @@ def draw_exits(
         Of those images.
     thresholds : float ``[T]``
         In force when it was made.
-    labels : int ``[N]``
-        The truth.
+    labels : int ``[N]``, optional
+        The truth; without, no answer is called right or wrong.
     names : sequence of K str, optional
         Of the classes; without, their numbers.
     columns : int
@@ -111,11 +111,10 @@ def draw_exits(
     count = len(prediction.class_id)
     shape = tuple(images.shape)
     fits = images.dtype == torch.uint8 and images.ndim == 4 and shape[3] == 3
-    if not fits or not len(images) == len(labels) == count:
+    known = count if labels is None else len(labels)
+    if not fits or not len(images) == known == count:
         expected = f"uint8 [{count}, H, W, 3] and as many labels"
-        raise InputError(
-            f"figure: expected {expected}, got {images.dtype} {list(shape)} and {len(labels)} labels"
-        )
+        raise InputError(f"figure: expected {expected}, got {images.dtype} {list(shape)} and {known} labels")
     if columns < 1:
         raise InputError(f"columns: expected at least 1, got {columns}")
     exit_step = prediction.exit_step.cpu()
@@ -134,7 +133,8 @@ def draw_exits(
             picture.paste(_image(images[member], origins, layout, patch_size), (x, y))
             width, height = layout.drawn
             draw.rectangle(_outset((x, y, x + width - 1, y + height - 1), FRAME), None, STEPS[0], FRAME)
-            answer, truth = int(prediction.class_id[member]), int(labels[member])
+            answer = int(prediction.class_id[member])
+            truth = None if labels is None else int(labels[member])
             _caption(draw, layout, (x, y), answer, truth, float(prediction.confidence[member]), limit, names)
     return picture
 
@@ -249,18 +249,19 @@ def _caption(
     layout: Layout,
     corner: tuple[int, int],
     answer: int,
-    truth: int,
+    truth: int | None,
     confidence: float,
     limit: float | None,
     names: Sequence[str] | None,
 ) -> None:
-    """Two lines below an image: the answer and whether it is right; its confidence and the threshold."""
+    """Two lines below an image: the answer, and whether it is right; its confidence and the threshold."""
     x, y = corner[0] - FRAME, corner[1] + layout.drawn[1] + FRAME + 6
-    name, true_name = (str(k) if names is None else plain(names[k]) for k in (answer, truth))
-    colour = RIGHT if answer == truth else WRONG
-    verdict = "right" if answer == truth else f"wrong, it is {true_name}"
-    draw.text((x, y), name, INK, _font(20))
-    draw.text((x + draw.textlength(f"{name}  ", _font(20)), y), verdict, colour, _font(20))
+    said = [str(k) if names is None else plain(names[k]) for k in (answer, truth) if k is not None]
+    colour = FAINT if truth is None else RIGHT if answer == truth else WRONG
+    draw.text((x, y), said[0], INK, _font(20))
+    if truth is not None:
+        verdict = "right" if answer == truth else f"wrong, it is {said[1]}"
+        draw.text((x + draw.textlength(f"{said[0]}  ", _font(20)), y), verdict, colour, _font(20))
     numbers = f"{confidence:.3f}" if limit is None else f"{confidence:.3f} >= {limit:.3f}"
     width = layout.cell - 10 - round(draw.textlength("0.000 >= 0.000", _font(17)))
     y += 30

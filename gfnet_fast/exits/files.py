@@ -42,6 +42,7 @@ def to_json(calibration: Calibration) -> str:
         "mean_macs": None if c.mean_macs is None else c.mean_macs.tolist(),
         "shares": None if c.shares is None else c.shares.tolist(),
         "accuracy": accuracy,
+        "harm": None if c.harm is None else c.harm.tolist(),
         "sample": None if c.sample is None else base64.b64encode(c.sample.astype("<f4").tobytes()).decode(),
     }  # fmt: skip
     lines = (f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items())
@@ -114,7 +115,7 @@ def _read(content: dict[str, Any]) -> Calibration:
         "mean_macs",
         "shares",
     }
-    if unknown := sorted(set(content) - known - {"accuracy", "sample", "default_row"}):
+    if unknown := sorted(set(content) - known - {"accuracy", "harm", "sample", "default_row"}):
         raise BudgetError(f"expected only known fields, got {shown(unknown)}")
     model = ModelIdentity(**content["model"])
     accuracy, sample, cost = content["accuracy"], content["sample"], content["cost"]
@@ -131,6 +132,7 @@ def _read(content: dict[str, Any]) -> Calibration:
         mean_macs=content["mean_macs"],
         shares=content["shares"],
         accuracy=accuracy,
+        harm=content.get("harm"),
         count=_count(content["data"]["count"]),
         data_hash=_text("hash", content["data"]["hash"]),
         source=_text("source", content["source"]),

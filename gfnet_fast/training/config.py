@@ -159,12 +159,12 @@ SMALL_FOLDER = 20_000
 """Below so many training images the published hyper-parameters, which are for 1.28 million, do not fit."""
 # What replaces them, for networks that begin with pretrained weights.
 SMALL: dict[str, Any] = {
-    "epochs": (6, 4, 5, 2),
+    "epochs": (6, 5, 5, 2),
     "batch": 32,
     "optimizer": "adamw",
     "thumbnail_lr": 3e-4,
-    "backbone_lr": 1e-4,
-    "classifier_lr": (1e-4, 1e-4),
+    "backbone_lr": 2e-4,
+    "classifier_lr": (2e-4, 1e-4),
     "weight_decay": 0.01,
     "freeze": 0.3,
     "batch_norm": "running",
@@ -172,6 +172,9 @@ SMALL: dict[str, Any] = {
     "local_from_global": True,
     "train_global": False,
     "auxiliary": 1.0,
+    "action_std": 0.2,
+    "ppo_epochs": 4,
+    "reward": "contrast",
     "scale": (0.4, 1.0),
 }
 _FROZEN = TrainConfig(backbone_lr=0.005, auxiliary=5.0, train_global=False)

@@ -148,6 +148,26 @@ def test_the_joint_path_is_nested_and_ends_at_the_ends(calibration):
     np.testing.assert_array_equal(calibration.at(3.0), calibration.thresholds[3])
 
 
+def test_on_few_images_the_default_lets_nobody_go_whom_later_steps_would_get_right():
+    """By chance the glance is right on one image more; nine that it has wrong, step 2 has right."""
+    count = 200
+    glance, later = np.ones((2, count), bool)
+    glance[:9], later[9:19] = False, False
+    confidences = np.float32([np.linspace(0.3, 0.9, count), np.full(count, 0.95)])
+    confidences[0, 9:19] = np.linspace(0.95, 0.99, 10)
+    model = ModelIdentity("few", 32, 2, (1, 2))
+    rows = np.float32([[level, -1e8] for level in np.linspace(0.3, 1, 40)])
+    few = Calibration.from_confidences(model, rows, confidences, [glance, later])
+    chosen = few.thresholds[few.default_row]
+    steps = exit_steps(confidences, chosen)
+    assert (few.harm[0], few.harm[-1]) == (4.5, 0)
+    assert few.harm[few.default_row] == 100 * (steps[:9] == 1).mean() * 9 / count == 0.5
+    assert few.harm[few.default_row - 1] > 0.5
+    many = [np.tile(part, (1, 10)) for part in (confidences, [glance, later])]
+    enough = Calibration.from_confidences(model, rows, *many)
+    assert enough.default_row == (enough.accuracy >= enough.accuracy.max() - 0.5).argmax()
+
+
 def test_budgets_out_of_range_say_the_range(calibration):
     for macs in (7e8, 5e9):
         with pytest.raises(BudgetError, match=r"7.6e\+08 .*to 3.988e\+09"):
@@ -268,7 +288,7 @@ def test_a_calibration_comes_back_from_its_file_bit_equal(calibration, tmp_path)
     path = tmp_path / "thresholds.json"
     save_calibration(calibration, path)
     again = load_calibration(path, MODEL)
-    for name in ("thresholds", "mean_macs", "shares", "accuracy", "sample"):
+    for name in ("thresholds", "mean_macs", "shares", "accuracy", "harm", "sample"):
         np.testing.assert_array_equal(getattr(again, name), getattr(calibration, name))
     for name in ("model", "count", "data_hash", "source", "cost", "notes"):
         assert getattr(again, name) == getattr(calibration, name)
@@ -302,6 +322,8 @@ def test_an_official_table_comes_back_from_its_file():
         (lambda c: c["thresholds"][3].__setitem__(0, math.nan), "NaN"),
         (lambda c: c["thresholds"][3].__setitem__(0, "high"), "thresholds: expected numbers"),
         (lambda c: c["mean_macs"].pop(), "mean_macs"),
+        (lambda c: c["harm"].pop(), "harm"),
+        (lambda c: c["harm"].__setitem__(0, None), "harm: expected"),
         (lambda c: c["shares"][0].__setitem__(0, 0.5), "sum to 1"),
         (lambda c: c["cost"].update(milliseconds=[1, 2]), "cost table"),
         (lambda c: c["cost"].update(milliseconds=[5, 4, 3, 2, 1]), "increasing"),
