@@ -2,7 +2,7 @@
 
     python bench/photographs.py waste --data FOLDER --output RUNS --seed 0
     python bench/photographs.py cells --output RUNS --seed 0
-    python bench/photographs.py waste --data FOLDER --output RUNS --seed 0 --time
+    python bench/photographs.py waste --data FOLDER --output RUNS --seed 0 --time compiled
 
 Trains, in RUNS/TASK-SEED, the GFNet and a static network at each size, all with the recipe for small folders,
 and a linear classifier on each size's frozen features; what is there already is not trained again, and a
@@ -92,7 +92,7 @@ class Task:
 
 
 TASKS = {
-    "waste": Task((192, 144), 128, 2, (288, 216), {"split_run": 10}),
+    "waste": Task((240, 180), 160, 2, (288, 216), {"split_run": 10}),
     "cells": Task((192, 192), 128, 2, (300, 300)),
 }
 
@@ -238,10 +238,10 @@ def adaptive(task: Task, data: Path, config: TrainConfig, folder: Path) -> None:
 
 
 @exact_float32()
-def times(task: Task, parts: Parts, folder: Path) -> list[dict[str, Any]]:
+def times(task: Task, parts: Parts, folder: Path, form: str) -> list[dict[str, Any]]:
     """A row for each way to classify the report's photographs, uint8 in memory in, classes out, float32.
 
-    Each way is folded and compiled; all take their turn in each of the rounds.
+    All are prepared in that form, and take their turn in each of the rounds.
     """
     network = load(folder / "gfnet").eval()
     found = network.calibration
@@ -251,25 +251,23 @@ def times(task: Task, parts: Parts, folder: Path) -> list[dict[str, Any]]:
     budgets |= {f"{ratio:g} glances": found.resolve(Budget(macs=ratio * glance)) for ratio in BUDGETS}
     budgets["all steps"] = np.append(np.full(task.steps - 1, NEVER, np.float32), np.float32(ALWAYS))
     images = torch.cat([part for part, _ in batches(network, parts.validation)])
-    runs: dict[tuple[str, str], Callable[[], Any]] = {}
-    for compile in (False, True):
-        form = "compiled" if compile else "folded"
-        engine = Engine(network, buckets=(1, BATCH // 8, BATCH), compile=compile)
-        for name, row in budgets.items():
-            runs[f"engine, {name}", form] = partial(predict, engine, images, torch.from_numpy(row))
-        for canvas in task.statics:
-            model = whole(task, canvas, len(parts.classes))
-            name = f"static-{canvas[0]}x{canvas[1]}"
-            model.local_encoder.load_state_dict(load_file(folder / f"{name}.safetensors"))
-            views = torch.cat([part for part, _ in batches(model, parts.validation)])
-            runs[name, form] = static_way(model, views, BATCH, compile)
+    runs: dict[str, Callable[[], Any]] = {}
+    engine = Engine(network, buckets=(1, BATCH // 8, BATCH), compile=form == "compiled")
+    for name, row in budgets.items():
+        runs[f"engine, {name}"] = partial(predict, engine, images, torch.from_numpy(row))
+    for canvas in task.statics:
+        model = whole(task, canvas, len(parts.classes))
+        name = f"static-{canvas[0]}x{canvas[1]}"
+        model.local_encoder.load_state_dict(load_file(folder / f"{name}.safetensors"))
+        views = torch.cat([part for part, _ in batches(model, parts.validation)])
+        runs[name] = static_way(model, views, BATCH, form == "compiled")
     for way in runs.values():
         way()
     seconds = time_in_turn(list(runs.values()), ROUNDS, torch.device("cpu")) / len(images)
     about = {"machine": device_name(torch.device("cpu")), "images": len(images), "rounds": ROUNDS}
     about |= {"torch": torch.__version__, "commit": commit()}
     rows = []
-    for (name, form), taken in zip(runs, seconds.T, strict=True):
+    for name, taken in zip(runs, seconds.T, strict=True):
         low, middle, high = (round(1e3 * float(x), 3) for x in np.quantile(taken, (0.25, 0.5, 0.75)))
         row = {"task": folder.name, "way": name, "prepared": form, "p25_ms": low, "p50_ms": middle}
         rows.append({**row, "p75_ms": high, **about})
@@ -283,7 +281,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of classes; of waste")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the training")
-    parser.add_argument("--time", action="store_true", help="measure what was trained")
+    parser.add_argument(
+        "--time", choices=["folded", "compiled"], help="measure what was trained, so prepared"
+    )
     options = parser.parse_args()
     task, folder = TASKS[options.task], options.output / f"{options.task}-{options.seed}"
     if options.task == "waste" and options.data is None:
@@ -293,7 +293,7 @@ def main() -> None:
     config = task.config(options.seed)
     parts = read_parts(data, config.heldout, config.validation, config.split_seed, config.split_run)
     if options.time:
-        merge_rows(TIMES, KEY, FIELDS, times(task, parts, folder))
+        merge_rows(TIMES, KEY, FIELDS, times(task, parts, folder, options.time))
         return
     names = [[name.decode() for name in part.names.tolist()] for part in (parts.heldout, parts.validation)]
     labels = [part.labels.tolist() for part in (parts.heldout, parts.validation)]

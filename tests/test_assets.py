@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -39,10 +40,27 @@ def here(assets, tmp_path, monkeypatch):
 
 
 def test_the_package_has_its_models_and_stays_small():
-    assert "digits" in embedded.names()
+    assert embedded.names() == ["digits", "waste"]
     package = Path(gf.__file__).parent
     sizes = [path.stat().st_size for path in package.rglob("*") if path.suffix not in (".pyc", ".so")]
     assert sum(sizes) <= 25_000_000
+
+
+def test_the_waste_model_tells_a_drawn_can_from_drawn_paper():
+    """On a light board; what it says of photographs is in docs/embedded-model.md."""
+    predictor = gf.Predictor.from_pretrained("waste", device="cpu")
+    config = predictor.model.config
+    assert predictor.model.labels == NAMES
+    assert (config.canvas, config.patch_size, config.steps) == ((240, 180), 160, 2)
+    assert 0 < predictor.model.default_row < len(predictor.model.thresholds) - 1
+    can, printed = np.full((2, 512, 384, 3), 225, np.uint8)
+    rows, columns = np.mgrid[:512, :384]
+    radius = np.hypot(rows - 256, columns - 192)
+    can[radius < 130] = (120 + 100 * np.abs(np.sin(radius / 9)))[radius < 130][:, None].astype(np.uint8)
+    printed[100:400, 60:320] = 250
+    for line in range(20):
+        printed[120 + 12 * line : 124 + 12 * line, 80 : 180 + 37 * line % 120] = 60
+    assert [predictor(image).label for image in (can, printed)] == ["metal", "paper"]
 
 
 def test_every_folder_with_a_configuration_is_a_model(here, assets):

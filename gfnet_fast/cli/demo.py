@@ -18,7 +18,7 @@ def demo(
     count: Annotated[int, typer.Option(min=1, help="How many test images are composed.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Which ones.")] = 0,
 ) -> None:
-    """Classify cluttered digits with the model that comes along; draw where images left."""
+    """Classify cluttered digits with the model that comes along for them; draw where images left."""
     check_file("output", output)
     console = results_console()
     from gfnet_fast.demo import run_demo
