@@ -25,7 +25,7 @@ _HOME = {
     "Certificate": "guarantees",
     "certify": "guarantees",
     "disagreement": "guarantees",
-    "harm": "guarantees",
+    "harm": "calibration",
     "load_calibration": "files",
     "save_calibration": "files",
     "Controller": "controller",

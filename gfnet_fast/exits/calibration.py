@@ -29,6 +29,7 @@ from gfnet_fast.exits.rule import (
     NEVER,
     BudgetWarning,
     Floats,
+    as_array,
     as_numbers,
     cap_steps,
     check_confidences,
@@ -57,6 +58,19 @@ def cheapest_good_row(costs: Any, accuracy: Any) -> int:
     levels = np.asarray(accuracy, np.float64)
     good = levels >= np.nanmax(levels) - DEFAULT_LOSS
     return int(np.where(good, np.asarray(costs, np.float64), np.inf).argmin())
+
+
+def harm(correct: Any) -> NDArray[np.bool_]:
+    """Loss of exiting at each step: right with all steps, wrong at this one. Bool ``[T, N]`` -> ``[T, N]``.
+
+    Its mean is at least the accuracy that early exits cost, since images that only the early step gets
+    right do not count in their favour.
+    """
+    right = as_array(correct)
+    if right.ndim != 2 or 0 in right.shape:
+        raise BudgetError(f"correct: expected shape [T, N], got {list(right.shape)}")
+    right = check_correct(right, right.shape)
+    return right[-1] & ~right
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +165,7 @@ class Calibration:
         rows = refine(rows, thinned(levels), price, POINTS)
         shares, hits = curve(levels, rows, right)
         if right is not None:
-            lost = curve(levels, rows, right[-1] & ~right)[1]
+            lost = curve(levels, rows, harm(right))[1]
             assert hits is not None
             assert lost is not None
             more = {"accuracy": 100 * hits, "harm": 100 * lost, **more}

@@ -16,24 +16,10 @@ from numpy.typing import NDArray
 
 from gfnet_fast.errors import BudgetError
 from gfnet_fast.exits.calibration import Calibration
-from gfnet_fast.exits.official import check_correct
 from gfnet_fast.exits.path import curve, ends
 from gfnet_fast.exits.rule import Floats, as_array, as_numbers, check_confidences, check_fraction, check_path
 
 Array = NDArray[np.float64]
-
-
-def harm(correct: Any) -> NDArray[np.bool_]:
-    """Loss of exiting at each step: right with all steps, wrong at this one. Bool ``[T, N]`` -> ``[T, N]``.
-
-    Its mean is at least the accuracy that early exits cost, since images that only the early step gets
-    right do not count in their favour.
-    """
-    right = as_array(correct)
-    if right.ndim != 2 or 0 in right.shape:
-        raise BudgetError(f"correct: expected shape [T, N], got {list(right.shape)}")
-    right = check_correct(right, right.shape)
-    return right[-1] & ~right
 
 
 def disagreement(predictions: Any) -> NDArray[np.bool_]:
