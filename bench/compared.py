@@ -4,7 +4,8 @@
 
 A static network at a cost between two sizes is their mixture: each photograph by the one or the other, in the
 proportion that costs as much on average. Differences are paired by photograph; intervals are of 95 %, from
-10,000 bootstrap draws of runs of ten neighbours, which show one object, not of photographs.
+10,000 bootstrap draws not of photographs but of the runs that the data were divided in: all that the splits
+report of a run is drawn together. A network that not every split has is left out.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from gfnet_fast.config import GFNetConfig
 from gfnet_fast.exits import Budget, ModelIdentity, calibrate, exit_steps
 from gfnet_fast.tables import merge_rows
 
-RUN, DRAWS = 10, 10_000
+DRAWS = 10_000
 BUDGETS = (1.1, 1.25, 1.5, 2.0)  # times the glance's multiply-adds
 RESULTS = Path(__file__).parent / "results" / "photographs.csv"
 KEY = ("task", "what", "seeds")
@@ -64,14 +65,14 @@ def read(folder: Path) -> Seed:
             macs, seconds = content["macs"].astype(float), float(content["seconds"])
             networks[path.stem] = Said(heldout, report, macs, seconds)
     config = GFNetConfig.from_dict(json.loads((folder / "gfnet" / "config.json").read_text())["config"])
-    runs = [f"{folder.name}/{run_of(name)}" for name in parts["names"][1]]
+    runs = [run_of(name, parts["run"]) for name in parts["names"][1]]
     return Seed(networks, runs, config)
 
 
-def run_of(name: str) -> str:
-    """The class and the run of a photograph's name, e.g. ``glass/glass12.jpg``: "glass/1"."""
+def run_of(name: str, run: int) -> str:
+    """The class and the run of so many that a photograph is of, e.g. ``glass/glass12.jpg``, 10: "glass/1"."""
     number = re.findall(r"\d+", name)
-    return f"{name.split('/')[0]}/{(int(number[-1]) - 1) // RUN}" if number else name
+    return f"{name.split('/')[0]}/{(int(number[-1]) - 1) // run}" if number else name
 
 
 def mixture(seed: Seed, cost: float) -> Array:
@@ -131,7 +132,8 @@ def row_of(
 def rows_of(seeds: Sequence[Seed]) -> list[dict[str, Any]]:
     """One row for each network, policy, step and budget, over all seeds' photographs."""
     runs = [run for seed in seeds for run in seed.runs]
-    first = seeds[0].networks
+    shared = set.intersection(*(set(seed.networks) for seed in seeds))
+    first = {name: said for name, said in seeds[0].networks.items() if name in shared}
     statics = [name for name in first if name.startswith("static")]
     full = max(statics, key=lambda name: first[name].macs[0])
     rows = []

@@ -15,7 +15,7 @@ divided in runs of ten neighbours; `cells` comes from the package elpv-dataset (
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -148,10 +148,10 @@ def train_static(model: GFNet, parts: Parts, config: TrainConfig) -> None:
     run(stage, data, lambda row: print(f"  epoch {row['epoch']}: accuracy {row['accuracy']:.3f}", flush=True))
 
 
-def keep(path: Path, kind: str, macs: tuple[int, ...], seconds: float, **logits: Tensor) -> None:
+def keep(path: Path, macs: tuple[int, ...], seconds: float, **logits: Tensor) -> None:
     """What a network said: its logits by part, multiply-adds by step, and the seconds that it was trained."""
     content: dict[str, Any] = {name: value.float().numpy() for name, value in logits.items()}
-    np.savez(path, **content, kind=kind, macs=np.array(macs), seconds=seconds)
+    np.savez(path, **content, macs=np.array(macs), seconds=seconds)
 
 
 def whole(task: Task, canvas: tuple[int, int], classes: int) -> GFNet:
@@ -181,7 +181,7 @@ def probe(task: Task, canvas: tuple[int, int], parts: Parts, folder: Path) -> No
     best = min(found, key=lambda pair: pair[0])[1]
     said = {"heldout": best(heldout)[None], "report": best(report)[None]}
     said = {name: logits.detach() for name, logits in said.items()}
-    keep(folder / f"{name}.npz", "linear", (static_macs(model),), time.monotonic() - started, **said)
+    keep(folder / f"{name}.npz", (static_macs(model),), time.monotonic() - started, **said)
 
 
 def linear(x: Tensor, labels: Tensor, classes: int, decay: float) -> torch.nn.Linear:
@@ -199,8 +199,10 @@ def linear(x: Tensor, labels: Tensor, classes: int, decay: float) -> torch.nn.Li
     return head
 
 
-def static(task: Task, canvas: tuple[int, int], parts: Parts, config: TrainConfig, folder: Path) -> None:
-    name = f"static-{canvas[0]}x{canvas[1]}"
+def static(
+    task: Task, canvas: tuple[int, int], parts: Parts, config: TrainConfig, folder: Path, kind: str = "static"
+) -> None:
+    name = f"{kind}-{canvas[0]}x{canvas[1]}"
     if (folder / f"{name}.npz").exists():
         return
     print(name, flush=True)
@@ -214,7 +216,7 @@ def static(task: Task, canvas: tuple[int, int], parts: Parts, config: TrainConfi
         folder / f"{name}.safetensors",
     )
     said = {"heldout": static_logits(model, parts.heldout), "report": static_logits(model, parts.validation)}
-    keep(folder / f"{name}.npz", "static", (static_macs(model),), seconds, **said)
+    keep(folder / f"{name}.npz", (static_macs(model),), seconds, **said)
 
 
 def adaptive(task: Task, data: Path, config: TrainConfig, folder: Path) -> None:
@@ -234,7 +236,7 @@ def adaptive(task: Task, data: Path, config: TrainConfig, folder: Path) -> None:
             for part, rows in (("heldout", parts.heldout), ("report", parts.validation))
         }
         assert network.config.macs is not None
-        keep(folder / f"gfnet-{name}.npz", "gfnet", network.config.macs, found["seconds"], **said)
+        keep(folder / f"gfnet-{name}.npz", network.config.macs, found["seconds"], **said)
 
 
 @exact_float32()
@@ -282,6 +284,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the training")
     parser.add_argument(
+        "--longer", action="store_true", help="also full size, for the epochs that the crops' encoder takes"
+    )
+    parser.add_argument(
         "--time", choices=["folded", "compiled"], help="measure what was trained, so prepared"
     )
     options = parser.parse_args()
@@ -297,11 +302,16 @@ def main() -> None:
         return
     names = [[name.decode() for name in part.names.tolist()] for part in (parts.heldout, parts.validation)]
     labels = [part.labels.tolist() for part in (parts.heldout, parts.validation)]
-    write_json(folder / "parts.json", {"classes": parts.classes, "names": names, "labels": labels})
+    about = {"classes": parts.classes, "names": names, "labels": labels, "run": config.split_run}
+    write_json(folder / "parts.json", about)
     adaptive(task, data, config, folder)
     for canvas in task.statics:
         probe(task, canvas, parts, folder)
         static(task, canvas, parts, config, folder)
+    if options.longer:
+        glance, crops, _, both = config.epochs
+        longer = replace(config, epochs=(glance + crops + both, *config.epochs[1:]))
+        static(task, task.full, parts, longer, folder, "longer")
 
 
 if __name__ == "__main__":
