@@ -5,7 +5,7 @@
 A static network at a cost between two sizes is their mixture: each photograph by the one or the other, in the
 proportion that costs as much on average. Differences are paired by photograph; intervals are of 95 %, from
 10,000 bootstrap draws not of photographs but of the runs that the data were divided in: all that the splits
-report of a run is drawn together. A network that not every split has is left out.
+report of a run is drawn together.
 """
 
 import argparse
@@ -132,8 +132,7 @@ def row_of(
 def rows_of(seeds: Sequence[Seed]) -> list[dict[str, Any]]:
     """One row for each network, policy, step and budget, over all seeds' photographs."""
     runs = [run for seed in seeds for run in seed.runs]
-    shared = set.intersection(*(set(seed.networks) for seed in seeds))
-    first = {name: said for name, said in seeds[0].networks.items() if name in shared}
+    first = seeds[0].networks
     statics = [name for name in first if name.startswith("static")]
     full = max(statics, key=lambda name: first[name].macs[0])
     rows = []

@@ -15,7 +15,7 @@ divided in runs of ten neighbours; `cells` comes from the package elpv-dataset (
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -199,10 +199,8 @@ def linear(x: Tensor, labels: Tensor, classes: int, decay: float) -> torch.nn.Li
     return head
 
 
-def static(
-    task: Task, canvas: tuple[int, int], parts: Parts, config: TrainConfig, folder: Path, kind: str = "static"
-) -> None:
-    name = f"{kind}-{canvas[0]}x{canvas[1]}"
+def static(task: Task, canvas: tuple[int, int], parts: Parts, config: TrainConfig, folder: Path) -> None:
+    name = f"static-{canvas[0]}x{canvas[1]}"
     if (folder / f"{name}.npz").exists():
         return
     print(name, flush=True)
@@ -284,9 +282,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the training")
     parser.add_argument(
-        "--longer", action="store_true", help="also full size, for the epochs that the crops' encoder takes"
-    )
-    parser.add_argument(
         "--time", choices=["folded", "compiled"], help="measure what was trained, so prepared"
     )
     options = parser.parse_args()
@@ -308,10 +303,6 @@ def main() -> None:
     for canvas in task.statics:
         probe(task, canvas, parts, folder)
         static(task, canvas, parts, config, folder)
-    if options.longer:
-        glance, crops, _, both = config.epochs
-        longer = replace(config, epochs=(glance + crops + both, *config.epochs[1:]))
-        static(task, task.full, parts, longer, folder, "longer")
 
 
 if __name__ == "__main__":
