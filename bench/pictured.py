@@ -1,4 +1,4 @@
-"""Draws docs/photographs.png: photographs that scikit-image and scikit-learn carry, by the step they left at.
+"""Draws docs/images/photographs.png: photographs of scikit-image and scikit-learn, by the step they left at.
 
 python bench/pictured.py [MODEL] [-o PICTURE]
 """
@@ -43,7 +43,7 @@ def photograph(name: str, ratio: float) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", nargs="?", default="waste")
-    parser.add_argument("-o", "--output", type=Path, default=Path("docs/photographs.png"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("docs/images/photographs.png"))
     options = parser.parse_args()
     predictor = gf.Predictor.from_pretrained(options.model, device="cpu")
     config = predictor.model.config

@@ -47,7 +47,7 @@ def test_the_package_has_its_models_and_stays_small():
 
 
 def test_the_waste_model_tells_a_drawn_can_from_drawn_paper():
-    """On a light board; what it says of photographs is in docs/embedded-model.md."""
+    """On a light board; what it says of photographs is in docs/measurements/embedded-models.md."""
     predictor = gf.Predictor.from_pretrained("waste", device="cpu")
     config = predictor.model.config
     assert predictor.model.labels == NAMES

@@ -38,7 +38,7 @@ def load(
     ------
     CheckpointError
         The path is missing, is not readable without running code, does not hold exactly the
-        finite tensors that the configuration needs, or is beyond a limit (docs/security.md).
+        finite tensors that the configuration needs, or is beyond a limit (docs/internals/security.md).
     BudgetError
         Its thresholds are no calibration, or that of another model.
     DeviceError

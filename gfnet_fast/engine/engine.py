@@ -29,7 +29,7 @@ class Engine(Loop):
     dtype : float32 or bfloat16
         What encoders, GRUs and hidden layers compute in. Logits, exits and origins are float32 always.
     mode : "throughput", "latency" or "deadline"
-        See docs/scheduler.md. In deadline mode an image has `allowed` seconds from its submission.
+        See docs/internals/scheduler.md. In deadline mode an image has `allowed` seconds from its submission.
     buckets : increasing batch sizes that both stages are prepared for
     capacity : images in flight at most; three times the largest bucket without it
     invariance : "margin" or "batch"

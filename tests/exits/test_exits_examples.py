@@ -1,4 +1,4 @@
-"""The examples in docs/budgets.md run as they stand."""
+"""The examples in docs/guides/budgets.md run as they stand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import gfnet_fast as gf
 from gfnet_fast.exits import AuditWarning, CostTable, ModelIdentity, calibrate, device_name
 from tests.conftest import random_images, tiny_model
 
-DOCS = Path(__file__).parents[2] / "docs" / "budgets.md"
+DOCS = Path(__file__).parents[2] / "docs" / "guides" / "budgets.md"
 
 
 def example(of: str) -> str:
