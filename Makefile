@@ -4,7 +4,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 BUILD_FILES = pyproject.toml setup.py constraints.txt $(shell find csrc CMakeLists.txt -type f)
 
-.PHONY: demo test fuzz bench lint sanitizers clean
+.PHONY: demo test fuzz bench lint sanitizers dist clean
 
 demo: .venv/.core
 	.venv/bin/gfnet-fast demo --output demo.png
@@ -31,6 +31,12 @@ lint: .venv/.dev
 sanitizers: .venv/.dev
 	PATH=$(CURDIR)/.venv/bin:$$PATH csrc/tests/run_sanitizers.sh
 
+# A source distribution, and from it a wheel for this Python, in dist/. Wheels for others: cibuildwheel, see pyproject.toml.
+dist: .venv/.dist
+	rm -rf dist
+	.venv/bin/python -m build --outdir dist
+	.venv/bin/twine check --strict dist/*
+
 # What only a GPU can show, for a machine whose PYTHON has torch, triton and the rest already: first what is
 # broken (200 s), then what it gives (400 s). `gpu-files` before, anywhere: what a CPU can work out, in build/gpu.
 OUT ?= build/gpu-results
@@ -53,10 +59,10 @@ gpu-proof:
 	touch $@
 
 # What an extra of the package adds; `pip install -e '.[dev]'` would build the package once more.
-.venv/.dev .venv/.report: .venv/.%: .venv/.core
+.venv/.dev .venv/.report .venv/.dist: .venv/.%: .venv/.core
 	.venv/bin/python -c 'import importlib.metadata as m; print(*(r.partition(";")[0] for r in m.requires("gfnet-fast") if "extra == \"$*\"" in r), sep="\n")' > $@.txt
 	$(PIP) install -c constraints.txt -r $@.txt
 	touch $@
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv build dist

@@ -1,4 +1,4 @@
-"""The compiled scheduler and the package layout; everything else about the project is in pyproject.toml."""
+"""The compiled scheduler; everything else about the package is in pyproject.toml."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pybind11
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -43,20 +43,4 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--install", str(build), "--component", "python"], check=True)
 
 
-def sources() -> list[str]:
-    """What the extension is built from; listing it here is what puts it into a source distribution."""
-    files = [ROOT / "CMakeLists.txt", *(path for path in (ROOT / "csrc").rglob("*") if path.is_file())]
-    return sorted(path.relative_to(ROOT).as_posix() for path in files)
-
-
-setup(
-    packages=[
-        *find_packages(".", include=["gfnet_fast", "gfnet_fast.*"]),
-        *find_packages("kernels", include=["gfnet_kernels", "gfnet_kernels.*"]),
-    ],
-    package_dir={"gfnet_kernels": "kernels/gfnet_kernels"},
-    package_data={"gfnet_fast": ["py.typed", "*.pyi", "assets/**"], "gfnet_kernels": ["py.typed"]},
-    ext_modules=[Extension("gfnet_fast._scheduler", sources=sources())],
-    cmdclass={"build_ext": CMakeBuild},
-    zip_safe=False,
-)
+setup(ext_modules=[Extension("gfnet_fast._scheduler", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from PIL import Image
 from rows import commit
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -45,7 +46,7 @@ from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.prepare import exact_float32
 from gfnet_fast.evaluation import time_in_turn
 from gfnet_fast.exits import ALWAYS, NEVER, Budget, device_name
-from gfnet_fast.files import write_json
+from gfnet_fast.files import write_bytes, write_json
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.macs import static_macs
 from gfnet_fast.tables import merge_rows
@@ -209,10 +210,8 @@ def static(task: Task, canvas: tuple[int, int], parts: Parts, config: TrainConfi
     model = whole(task, canvas, len(parts.classes))
     train_static(model, parts, config)
     seconds = time.monotonic() - started
-    save_file(
-        {name: value.contiguous() for name, value in model.global_encoder.state_dict().items()},
-        folder / f"{name}.safetensors",
-    )
+    weights = {key: value.contiguous() for key, value in model.global_encoder.state_dict().items()}
+    write_bytes(folder / f"{name}.safetensors", safetensors_bytes(weights))
     said = {"heldout": static_logits(model, parts.heldout), "report": static_logits(model, parts.validation)}
     keep(folder / f"{name}.npz", (static_macs(model),), seconds, **said)
 

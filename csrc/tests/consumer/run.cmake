@@ -2,7 +2,7 @@
 file(REMOVE_RECURSE ${WORK})
 foreach(command IN ITEMS
     "--install|${BUILD}|--prefix|${WORK}/prefix"
-    "-S|${CMAKE_CURRENT_LIST_DIR}|-B|${WORK}/build|-DCMAKE_PREFIX_PATH=${WORK}/prefix|-DCMAKE_CXX_FLAGS=${FLAGS}"
+    "-S|${CMAKE_CURRENT_LIST_DIR}|-B|${WORK}/build|-DCMAKE_PREFIX_PATH=${WORK}/prefix|-DVERSION=${VERSION}|-DCMAKE_CXX_FLAGS=${FLAGS}"
     "--build|${WORK}/build")
   string(REPLACE "|" ";" command "${command}")
   execute_process(COMMAND ${CMAKE_COMMAND} ${command} COMMAND_ERROR_IS_FATAL ANY)

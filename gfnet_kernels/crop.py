@@ -14,8 +14,6 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from gfnet_kernels._library import expect, expect_pixels, expect_slots, expect_tensor, output, register
 from gfnet_kernels.images import (
     TRITON_DTYPES,
@@ -28,6 +26,7 @@ from gfnet_kernels.images import (
     open_images,
 )
 from gfnet_kernels.pixels import Rows, batches, flatten, live_rows, normalise_lines, scratch, store, windows
+from torch import Tensor
 
 ROWS, COLUMNS, WARPS = 16, 128, 4
 REGISTERS = 56

@@ -16,8 +16,6 @@ out[0].
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from gfnet_kernels._library import (
     FLOAT_DTYPES,
     expect,
@@ -27,6 +25,7 @@ from gfnet_kernels._library import (
     output,
     register,
 )
+from torch import Tensor
 
 BLOCK = 1024
 BLOCK_CPU = 1 << 16  # values of each gate worked on at a time, to stay in a core's second-level cache

@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from gfnet_kernels._library import (
     expect,
     expect_pixels,
@@ -37,6 +35,7 @@ from gfnet_kernels.images import (
     open_images,
 )
 from gfnet_kernels.pixels import batches, flatten, image_views, live_rows, scratch, steps
+from torch import Tensor
 
 ROWS, COLUMNS, WARPS = 16, 64, 4
 REGISTERS = 96

@@ -28,10 +28,9 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from gfnet_kernels._library import expect, expect_contiguous, expect_range, expect_tensor, register
 from gfnet_kernels.exits import WIDEST
+from torch import Tensor
 
 PLACES = 5
 _SIZES = np.array([8, 4, 8, 4, 8])  # bytes of what lies there

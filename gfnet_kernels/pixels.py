@@ -13,9 +13,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-
 from gfnet_kernels._library import expect
+from torch import Tensor
 
 BLOCK = 1 << 18  # float32 values worked on at a time: 1 MB, which stays in a core's second-level cache
 

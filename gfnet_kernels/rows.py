@@ -17,8 +17,6 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from gfnet_kernels._library import (
     FLOAT_DTYPES,
     expect,
@@ -29,6 +27,7 @@ from gfnet_kernels._library import (
     register,
 )
 from gfnet_kernels.state import expect_unique
+from torch import Tensor
 
 ARENA_DTYPES = (*FLOAT_DTYPES, torch.int32, torch.uint8)
 WRITTEN_DTYPES = (*ARENA_DTYPES, torch.int64, torch.float64)

@@ -20,9 +20,8 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from gfnet_kernels._library import expect, expect_contiguous, expect_range, expect_tensor, output, register
+from torch import Tensor
 
 LONGEST = 65536
 TAKEN = 256  # rows of a program of take

@@ -30,10 +30,9 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from gfnet_kernels._library import FLOAT_DTYPES, expect, expect_range, expect_tensor, output, register
 from gfnet_kernels.pixels import steps as multiples
+from torch import Tensor
 
 STAYS, EXITED, LAST_STEP, DEADLINE, ERROR, CANCELLED = range(-1, 5)  # ERROR is for those who drive the ops
 

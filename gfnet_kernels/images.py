@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from gfnet_kernels._library import FLOAT_DTYPES, PLAIN, expect, expect_dense
+from torch import Tensor
 
 IMAGE_DTYPES = (torch.uint8, *FLOAT_DTYPES)
 TRITON_DTYPES = {
