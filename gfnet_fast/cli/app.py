@@ -5,11 +5,15 @@ Exit status: 0 all well, 1 failed, 2 usage, 3 some inputs failed, 130 interrupte
 
 from __future__ import annotations
 
+import glob
 import math
+import sys
+from contextlib import redirect_stdout
 from typing import Annotated, Any
 
 import typer
 
+from gfnet_fast.cli.examples import EXAMPLES, epilog
 from gfnet_fast.cli.process import INTERRUPTED, USAGE, hush
 from gfnet_fast.embedded import names
 from gfnet_fast.text import say
@@ -17,7 +21,6 @@ from gfnet_fast.text import say
 app = typer.Typer(
     name="gfnet-fast",
     help="Classify images with a Glance and Focus Network: easy images leave early.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -44,6 +47,15 @@ LARGEST_SEED, LARGEST_BATCH = 2**31 - 1, 2**16
 MODEL_HELP = f"Checkpoint file or folder, or a model that comes along: {', '.join(names())}."
 
 
+def complete_model(incomplete: str) -> list[str]:
+    """What a shell offers where a model is asked for: names, and paths that begin alike.
+
+    Nothing where no name does: the shell then completes a path in its own way.
+    """
+    found = [name for name in names() if name.startswith(incomplete)]
+    return [*found, *sorted(set(glob.glob(f"{glob.escape(incomplete)}*")) - set(found))] if found else []
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     context: typer.Context,
@@ -52,11 +64,24 @@ def _version(
     if version:
         from gfnet_fast import __version__
 
-        print(__version__)
+        print(f"gfnet-fast {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        print(context.get_help())
+        with redirect_stdout(sys.stderr):  # nobody asked for it
+            print(context.get_help())
         raise typer.Exit(USAGE)
+
+
+def _arrange() -> None:
+    """The commands in the order of their examples, each with its own."""
+    order = list(EXAMPLES)
+    for command in app.registered_commands:
+        name = str(command.name or getattr(command.callback, "__name__", ""))
+        command.name = name
+        command.epilog = epilog(name)
+        if name not in order:
+            order.append(name)
+    app.registered_commands.sort(key=lambda command: order.index(command.name or ""))
 
 
 def run() -> int:
@@ -72,6 +97,7 @@ def run() -> int:
         train,
     )
 
+    _arrange()
     try:
         return app(prog_name="gfnet-fast", standalone_mode=False) or 0
     except typer.Abort:

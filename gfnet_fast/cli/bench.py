@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, Quiet, app
+from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, Quiet, app, complete_model
 from gfnet_fast.cli.calibrate import DATA_HELP
 from gfnet_fast.cli.console import plain_table, results_console
 from gfnet_fast.cli.output import check_file, opened
@@ -17,7 +17,10 @@ from gfnet_fast.text import plain, say
 @app.command()
 def bench(
     model: Annotated[
-        str, typer.Argument(help="Checkpoint file or folder, with calibrated thresholds.")
+        str,
+        typer.Argument(
+            help="Checkpoint file or folder, with calibrated thresholds.", autocompletion=complete_model
+        ),
     ] = "digits",
     data: Annotated[str, typer.Option("--data", help=DATA_HELP)] = "digits",
     html: Annotated[Path | None, typer.Option(help="A page with curves, which needs matplotlib.")] = None,

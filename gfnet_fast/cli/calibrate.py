@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, MODEL_HELP, Quiet, app, finite
+from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, MODEL_HELP, Quiet, app, complete_model, finite
 from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
 from gfnet_fast.cli.output import check_new
 from gfnet_fast.embedded import named
@@ -31,7 +31,7 @@ class Method(str, Enum):
 
 @app.command()
 def calibrate(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP, autocompletion=complete_model)],
     data: Annotated[str, typer.Option("--data", help=DATA_HELP)],
     output: Annotated[
         Path | None,

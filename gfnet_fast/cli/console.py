@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,17 +37,40 @@ def per_cent(shares: Any) -> str:
     return " / ".join(f"{100 * share:.0f}" for share in shares)
 
 
+def count_images(sources: Iterable[str], seconds: float = 0.5) -> int | None:
+    """How many results files, folders and globs will have; None where a listing takes longer than `seconds`.
+
+    Nothing is opened. A glob is listed to its end before its time is looked at.
+    """
+    from gfnet_fast.walking import find, is_folder_or_glob
+
+    until, count = time.monotonic() + seconds, 0
+    for source in sources:
+        for _ in find(source) if is_folder_or_glob(source) else (source,):
+            count += 1
+            if time.monotonic() > until:
+                return None
+    return count
+
+
 @contextmanager
-def progress(what: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], object]]:
-    """A bar on stderr, where that is a terminal; of an unknown `total`, a count of images."""
+def progress(
+    what: str, total: int | Callable[[], int | None] | None, quiet: bool
+) -> Iterator[Callable[[int], object]]:
+    """A bar on stderr, where that is a terminal; of an unknown `total`, a count of images.
+
+    A `total` that takes work is a function, which is only called where there is a terminal.
+    """
     if quiet or not sys.stderr.isatty():
         yield lambda done: None
         return
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    total = total() if callable(total) else total
     counting = (SpinnerColumn(), TextColumn("{task.completed:.0f} images"), TimeElapsedColumn())
-    columns = Progress.get_default_columns() if total is not None else counting
+    known = (*Progress.get_default_columns(), MofNCompleteColumn())
+    columns = known if total is not None else counting
     console = Console(stderr=True, markup=False, emoji=False)
     with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(what, total=total)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gfnet_fast.cli.app import LARGEST_SEED, MODEL_HELP, Quiet, app, finite
+from gfnet_fast.cli.app import LARGEST_SEED, MODEL_HELP, Quiet, app, complete_model, finite
 from gfnet_fast.cli.calibrate import DATA_HELP
 from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
 from gfnet_fast.cli.process import FAILED
@@ -25,7 +25,7 @@ class Shape(str, Enum):
 
 @app.command("eval")
 def evaluate(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP, autocompletion=complete_model)],
     data: Annotated[str, typer.Option("--data", help=DATA_HELP)],
     format: Annotated[Shape, typer.Option("--format", "-f", help="json has every row.")] = Shape.table,
     rows: Annotated[int, typer.Option(min=2, help="Rows of thresholds that the table shows.")] = 9,

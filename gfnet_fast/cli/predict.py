@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gfnet_fast.cli.app import LARGEST_BATCH, MODEL_HELP, Quiet, app
+from gfnet_fast.cli.app import LARGEST_BATCH, MODEL_HELP, Quiet, app, complete_model
 from gfnet_fast.cli.console import progress
 from gfnet_fast.cli.output import check_file, opened
 from gfnet_fast.cli.process import SOME_FAILED
@@ -32,7 +32,7 @@ NAME = 24
 @app.command()
 def predict(
     sources: Annotated[list[str], typer.Argument(help="Image files, folders or globs.", show_default=False)],
-    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)],
+    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP, autocompletion=complete_model)],
     format: Annotated[Format, typer.Option("--format", "-f", help="How results are written.")] = Format.table,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A file instead of stdout; it appears at the end.")

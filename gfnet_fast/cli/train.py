@@ -50,7 +50,7 @@ def train(
     """Train on a folder of images, find thresholds on held-out ones, and measure.
 
     A run that was interrupted or killed goes on when it is started again with the same command. Several
-    processes: torchrun --nproc-per-node N -m gfnet_fast.cli train ...
+    processes: torchrun --nproc-per-node N -m gfnet_fast train ...
     """
     if export not in ("", "official"):
         raise typer.BadParameter(f"export: expected 'official', got {export!r}")
