@@ -78,8 +78,8 @@ class GFNetConfig:
         Passed to the backbone's builder: words and numbers that shape the network, of the names that
         :mod:`gfnet_fast.arguments` lists for timm and torchvision.
     macs : tuple of int, or None
-        Multiply-adds for an image that exits at step 1, 2, ..., T. Counted when a model is built
-        where it is None.
+        Multiply-adds for an image that exits at step 1, 2, ..., T. None where nobody has counted them: to
+        count takes a model, whose own `config` always has them.
 
     Raises
     ------

@@ -6,7 +6,11 @@ import threading
 
 import pytest
 
+from gfnet_fast.cli.output import opened
 from gfnet_fast.files import parse_json, read_bytes, read_json, read_text, replacing, write_json, write_text
+from gfnet_fast.tables import merge_rows
+from gfnet_fast.training.state import save_checkpoint, write_torch
+from tests.conftest import tiny_model
 
 
 def test_only_regular_files_are_read_and_nobody_waits(tmp_path):
@@ -79,16 +83,25 @@ def test_what_was_written_before_an_error_can_be_kept(tmp_path):
     assert draft.read_bytes() == b"so far"
 
 
-def test_permissions_are_the_umask_s_or_those_of_the_file_before(tmp_path):
-    mask = os.umask(0o027)
+@pytest.mark.parametrize("mask", [0o022, 0o027], ids=oct)
+def test_permissions_are_the_umask_s_or_those_of_the_file_before(tmp_path, mask):
+    """Of whatever is written: models, official files and checkpoints of runs, rows and reports."""
+    before = os.umask(mask)
     try:
-        write_text(tmp_path / "new", "x")
+        tiny_model().save_pretrained(tmp_path / "model")
+        write_torch(tmp_path / "official.pth.tar", {})
+        save_checkpoint(tmp_path, {})
+        merge_rows(tmp_path / "rows.csv", ("a",), ("a",), [{"a": "1"}])
+        with opened(tmp_path / "report.html") as out:
+            out.write("x")
     finally:
-        os.umask(mask)
-    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
-    (tmp_path / "new").chmod(0o600)
-    write_text(tmp_path / "new", "y")
-    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+        os.umask(before)
+    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()}
+    assert set(found.values()) == {0o666 & ~mask}, found
+    assert len(found) == 6
+    (tmp_path / "rows.csv").chmod(0o600)
+    write_text(tmp_path / "rows.csv", "y")
+    assert stat.S_IMODE((tmp_path / "rows.csv").stat().st_mode) == 0o600
 
 
 def test_a_link_is_replaced_and_never_written_through(tmp_path):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gfnet_fast.cli.app import MODEL_HELP, app
+from gfnet_fast.cli.app import MODEL_HELP, app, complete_model
 from gfnet_fast.cli.console import results_console
 from gfnet_fast.cli.output import check_new
+from gfnet_fast.errors import CheckpointError
 from gfnet_fast.text import plain
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Form(str, Enum):
 
 
 @app.command()
-def info(path: Annotated[str, typer.Argument(help=MODEL_HELP)]) -> None:
+def info(path: Annotated[str, typer.Argument(help=MODEL_HELP, autocompletion=complete_model)]) -> None:
     """Say what a checkpoint holds."""
     console = results_console()
     from rich.table import Table
@@ -73,7 +74,7 @@ def _preprocessing(config: GFNetConfig) -> str:
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    source: Annotated[str, typer.Argument(help=MODEL_HELP, autocompletion=complete_model)],
     target: Annotated[
         Path, typer.Argument(help="A folder for the native form, a file for the official ones.")
     ],
@@ -89,9 +90,14 @@ def convert(
         raise typer.BadParameter(f"--half: expected the native form, got --to {to.value}")
     check_new("target", target, model=source)
     from gfnet_fast.checkpoints import load, official_checkpoint, save
+    from gfnet_fast.checkpoints.official import official_form
     from gfnet_fast.training.state import write_torch
 
     model = load(source)
+    if to is Form.training and official_form(model.config) != "released":
+        expected = "a released configuration, as such a file names none and others could not be read back"
+        got = f"{model.config.name} at {model.config.patch_size}"
+        raise CheckpointError(f"--to training: expected {expected}, got {got}; use --to native")
     if to is Form.native:
         save(model, target, half=half)
     else:

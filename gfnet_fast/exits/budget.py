@@ -57,7 +57,9 @@ class Budget:
                 object.__setattr__(self, name, _positive(name, getattr(self, name)))
         if self.thresholds is not None:
             row = as_array(self.thresholds)
-            object.__setattr__(self, "thresholds", tuple(check_thresholds(row, row.size).tolist()))
+            # One number fits no model either, but only a model can say how many it wants.
+            row = np.atleast_1d(row) if row.size == 1 else check_thresholds(row, row.size)
+            object.__setattr__(self, "thresholds", tuple(row.tolist()))
         if self.shares is not None:
             row = as_array(self.shares)
             object.__setattr__(self, "shares", tuple(check_shares(row, row.size).tolist()))

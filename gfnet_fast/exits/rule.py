@@ -70,7 +70,9 @@ def check_thresholds(values: Any, steps: int) -> Floats:
     """
     array = as_numbers("thresholds", values)
     if array.shape != (steps,) or steps < 2:
-        raise BudgetError(f"thresholds: expected {max(steps, 2)} numbers, got shape {list(array.shape)}")
+        got = str(array.size) if array.ndim == 1 else f"shape {list(array.shape)}"
+        expected = f"{max(steps, 2)} numbers, one for each step of the model and -1e8 for the last"
+        raise BudgetError(f"thresholds: expected {expected}, got {got}")
     return check_path(array[None], steps)[0]
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from cli_runner import run
 
-from gfnet_fast.checkpoints import load
-from tests.conftest import tiny_model
+from gfnet_fast.checkpoints import load, official
+from tests.conftest import tiny_config, tiny_model
 from tests.test_predictor import folder, pictures  # noqa: F401
 
 
@@ -84,6 +84,7 @@ def test_a_table_is_aligned(capsys, model, folder):  # noqa: F811
         (["no-such-command"], 2, "no-such-command"),
         (["predict", "x.png", "--model", "no/such/model"], 1, "error: no/such/model: expected a checkpoint"),
         (["predict", "x.png", "--model", "{model}", "--thresholds", "1,2"], 1, "error: thresholds: expected"),
+        (["predict", "x.png", "--model", "{model}", "--thresholds", ".9"], 1, "expected 4 numbers, one for"),
         (["predict", "x.png", "--model", "{model}", "--device", "cuda:77"], 1, "error: device: expected"),
         (["predict", "x.png", "--model", "{model}", "--macs", "1"], 1, "needs a calibration"),
         (["predict", "x.png", "--model", "{model}", "--latency-ms", "1"], 1, "needs a calibration"),
@@ -113,9 +114,20 @@ def test_info_and_convert(capsys, model, tmp_path):
     done = run(capsys, "convert", model, native)
     assert (done.status, "where nothing is yet" in done.err) == (2, True)
     official = tmp_path / "official.pth.tar"
-    assert run(capsys, "convert", model, official, "--to", "training").status == 0
-    again = load(official, config=load(model).config)
-    assert torch.equal(again.state_dict()["policy.critic.weight"], ours["policy.critic.weight"])
+    done = run(capsys, "convert", model, official, "--to", "training")
+    assert (done.status, done.err.count("\n"), official.exists()) == (1, 1, False)
+    assert "expected a released configuration" in done.err
+    assert "got tiny-cascaded at 32; use --to native" in done.err
+
+
+def test_what_convert_writes_can_be_read_back(capsys, tmp_path, monkeypatch):
+    small = tiny_config(name="resnet-small", classes=1000)
+    monkeypatch.setattr(official, "RELEASED", [small])
+    tiny_model(name="resnet-small").save_pretrained(tmp_path / "native")
+    path = tmp_path / "again.pth.tar"
+    assert run(capsys, "convert", tmp_path / "native", path, "--to", "training").status == 0
+    assert load(path).config.replace(macs=None) == small.replace(classes=7)
+    assert run(capsys, "info", path).status == 0
 
 
 def test_help_does_not_import_torch():
