@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gfnet_fast.engine.loop import plain
 from gfnet_fast.exits import Audit
+from gfnet_fast.forks import watch
 from gfnet_fast.model.gfnet import GFNet
 
 
@@ -23,8 +24,14 @@ class Auditing:
 
     def __init__(self, audit: Audit, model: GFNet, batch: int) -> None:
         self.audit, self.model, self.batch = audit, model, batch
+        self.begin_fork()
+        watch(self)
+
+    def begin_fork(self) -> bool:
+        """In a process that has just forked: images that have left are its parent's."""
         self._lock = threading.Lock()
         self._left: list[tuple[Tensor, int]] = []
+        return False
 
     def choose(self, images: int) -> NDArray:
         """Which of the next images to audit: bool ``[n]``."""

@@ -5,48 +5,28 @@ from __future__ import annotations
 import copy
 import math
 import os
-import threading
 import warnings
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
-from functools import partial
-from typing import Any, Literal, NamedTuple, overload
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gfnet_fast._scheduler import Mode
 from gfnet_fast.auditing import Auditing
 from gfnet_fast.checkpoints import load
 from gfnet_fast.checkpoints.files import check_device
-from gfnet_fast.decoding import Decoded, Unusable, closed_at_exit
-from gfnet_fast.engine.answers import Answer, PassError
-from gfnet_fast.engine.engine import Engine
-from gfnet_fast.engine.loop import FAR
+from gfnet_fast.decoding import closed_at_exit
 from gfnet_fast.engine.prepare import named_dtype
 from gfnet_fast.errors import BudgetError, InputError
 from gfnet_fast.exits import Audit, Budget, BudgetWarning, resolve
-from gfnet_fast.forks import watch
 from gfnet_fast.model.gfnet import GFNet
+from gfnet_fast.pool import Pool
 from gfnet_fast.results import Prediction, Result
-from gfnet_fast.sources import Source, Taken, check_batch, is_one, prepare, take
+from gfnet_fast.sources import Source, check_batch, is_one
+from gfnet_fast.streaming import Stream
 
 BATCH = {"cpu": 64, "cuda": 128}
-NOT_COPIED = ("_engines", "_idle", "_lock", "_auditing")
-COMPILE_AFTER = 60.0  # seconds of work; compiling a ResNet-50 for three batch sizes takes half a minute
-
-
-class UnderWay(NamedTuple):
-    """A source whose result is awaited: what was wrong with it, or its image where it is audited.
-
-    An exception is what the iterable of sources raised.
-    """
-
-    name: str
-    error: Unusable | Exception | None = None
-    audited: Tensor | None = None
 
 
 class Predictor:
@@ -127,32 +107,26 @@ class Predictor:
         self.config = model.config
         self.batch = int(batch or BATCH.get(self.device.type, 64))
         self.dtype = named_dtype(dtype, self.device)
-        self.compile, self.mode, self.deadline_ms = compile, mode, deadline_ms
+        self.mode, self.deadline_ms = mode, deadline_ms
+        self._pool = Pool(
+            self.model,
+            dtype=self.dtype,
+            batch=self.batch,
+            compile=compile,
+            mode=mode,
+            deadline_ms=deadline_ms,
+        )
         self.audit = audit
-        self._images = 0
-        self._forget_engines()
+        self._auditing = None if audit is None else Auditing(audit, self.model, self.batch)
         self.budget = budget
 
-    def _forget_engines(self) -> None:
-        self._engines: list[Engine] = []
-        self._idle: list[Engine] = []
-        self._lock = threading.Lock()  # over the lists, and over who sets thresholds last
-        self._auditing = None if self.audit is None else Auditing(self.audit, self.model, self.batch)
-        watch(self)
-
-    def begin_fork(self) -> bool:
-        """In a process that has just forked: forget the engines, and say whether there were any."""
-        computed = bool(self._engines)
-        self._forget_engines()
-        return computed
-
     def __getstate__(self) -> dict[str, Any]:
-        """All but the engines, which a copy builds for itself."""
-        return {k: v for k, v in vars(self).items() if k not in NOT_COPIED}
+        return {k: v for k, v in vars(self).items() if k != "_auditing"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._forget_engines()
+        self._pool = copy.copy(self._pool)  # which builds engines of its own
+        self._auditing = None if self.audit is None else Auditing(self.audit, self.model, self.batch)
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **options: Any) -> Predictor:
@@ -175,10 +149,12 @@ class Predictor:
                 self._compare_settings()
         else:
             thresholds = self.model.default_thresholds()
-        with self._lock:
-            self._thresholds, self._budget = thresholds.cpu(), budget
-            for engine in self._engines:
-                engine.thresholds = self._thresholds
+        self._pool.thresholds, self._budget = thresholds, budget
+
+    @property
+    def compile(self) -> str:
+        """ "never" as well where compiling has failed."""
+        return self._pool.compile
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -203,7 +179,7 @@ class Predictor:
     @property
     def thresholds(self) -> Tensor:
         """The exit thresholds in force, float32 ``[T]``."""
-        return self._thresholds.to(self.device, copy=True)
+        return self._pool.thresholds.to(self.device, copy=True)
 
     def predict_batch(self, images: Tensor) -> Prediction:
         """Predict images that are preprocessed already.
@@ -223,65 +199,14 @@ class Predictor:
         """
         images = check_batch(images, self.config.canvas, self.device)
         chosen = [] if self._auditing is None else self._auditing.choose(len(images)).nonzero()[0].tolist()
-        with self._engine(len(images)) as engine:
-            self._images += len(images)
+        with self._pool.engine(len(images)) as engine:
+            self._pool.images += len(images)
             prediction = engine.predict(images)
         if self._auditing is not None:
             for row, class_id in zip(chosen, prediction.class_id[chosen].tolist(), strict=True):
                 self._auditing.left(images[row], class_id)
             self._auditing.finish()
         return prediction
-
-    @contextmanager
-    def _engine(self, images: int = 0) -> Iterator[Engine]:
-        """An engine that nobody else uses, prepared for the work in sight: `images` and what has been."""
-        with self._lock:
-            engine = self._idle.pop() if self._idle else None
-        engine = engine or self._build(compile=self.compile == "always")
-        if self._should_compile(engine, images):
-            engine = self._compiled(engine)
-        try:
-            yield engine
-        finally:
-            with self._lock:
-                if engine in self._engines:  # in a fork it is not: it was its parent's
-                    (self._idle.append if engine.settled else self._engines.remove)(engine)
-
-    def _compiled(self, engine: Engine) -> Engine:
-        """A compiled engine in place of `engine`, or, where compiling fails, `engine`."""
-        try:
-            better = self._build(compile=True)
-        except Exception as error:
-            self.compile = "never"
-            warnings.warn(
-                f"torch.compile failed, going on without: {type(error).__name__}: {error}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return engine
-        with self._lock:
-            self._engines.remove(engine)
-        return better
-
-    def _build(self, compile: bool) -> Engine:
-        buckets = sorted({1, max(1, self.batch // 8), self.batch})
-        engine = Engine(
-            self.model,
-            dtype=self.dtype,
-            mode=self.mode if self.deadline_ms is None else "deadline",
-            buckets=buckets,
-            compile=compile,
-            allowed=FAR if self.deadline_ms is None else self.deadline_ms / 1e3,
-        )
-        with self._lock:
-            engine.thresholds = self._thresholds
-            self._engines.append(engine)
-        return engine
-
-    def _should_compile(self, engine: Engine, images: int = 0) -> bool:
-        if self.compile != "auto" or engine.compiled or engine.mode is not Mode.THROUGHPUT:
-            return False
-        return (self._images + images) * engine.seconds_an_image > COMPILE_AFTER
 
     @overload
     def __call__(self, source: list[Source] | tuple[Source, ...]) -> list[Result]: ...
@@ -310,88 +235,5 @@ class Predictor:
         """
         if on_error not in ("raise", "return"):
             raise InputError(f"on_error: expected 'raise' or 'return', got {on_error!r}")
-        return closed_at_exit(self._stream(source, on_error == "raise"))
-
-    def _stream(self, source: Source | Iterable[Source], strict: bool) -> Generator[Result, None, None]:
-        line: deque[UnderWay] = deque()
-        ahead = 1 if self.mode == "latency" else 2 * self.batch
-        with (
-            self._to_the_end(),
-            Decoded(source, partial(take, config=self.config), self._read, ahead=ahead) as decoded,
-        ):
-            for name, image in decoded:
-                if not isinstance(image, Tensor):
-                    line.append(UnderWay(name, image))
-                    yield from self._failed(line, strict)
-                    continue
-                decoded.put_back(name, image)
-                with self._engine() as engine:
-                    answers = engine.stream(self._feed(decoded, engine, line, strict))
-                    with closing(answers):  # before somebody else gets the engine
-                        for answer in answers:
-                            yield from self._failed(line, strict)
-                            name, _, audited = line.popleft()
-                            if audited is not None and self._auditing is not None:
-                                self._auditing.left(audited, answer.class_id)
-                            yield self._result(name, answer, strict)
-                yield from self._failed(line, strict)
-
-    @contextmanager
-    def _to_the_end(self) -> Iterator[None]:
-        """Audited images that have left by the end of a stream are run to theirs."""
-        yield
-        if self._auditing is not None:
-            self._auditing.finish()
-
-    def _feed(
-        self, decoded: Decoded, engine: Engine, line: deque[UnderWay], strict: bool
-    ) -> Iterator[Tensor]:
-        """Images for one engine: up to the first float where bytes came before, or a reason to compile."""
-        floats = False
-        for count, (name, image) in enumerate(decoded):
-            if not isinstance(image, Tensor):
-                line.append(UnderWay(name, image))
-                # Errors wait for the images before them: before there are too many, let those out.
-                if strict or isinstance(image, Exception) or len(line) > engine.capacity:
-                    return
-                if self.mode == "latency":
-                    return
-                continue
-            if count and ((image.is_floating_point() and not floats) or self._should_compile(engine)):
-                decoded.put_back(name, image)
-                return
-            self._images += 1
-            floats = floats or image.is_floating_point()
-            image = image.to(self.device, non_blocking=True)
-            if floats and not image.is_floating_point():
-                image = self.model.normalise(image[None])[0]
-            chosen = self._auditing is not None and self._auditing.choose(1)[0]
-            line.append(UnderWay(name, audited=image if chosen else None))
-            yield image
-
-    @staticmethod
-    def _failed(line: deque[UnderWay], strict: bool) -> Iterator[Result]:
-        """Results of the sources at the head of the line that could not be used."""
-        while line and (error := line[0].error) is not None:
-            name = line.popleft().name
-            if isinstance(error, Exception):
-                raise error
-            if strict:
-                raise InputError(error.why)
-            yield Result(name, error=error.why)
-
-    def _read(self, taken: Taken) -> Tensor:
-        image = prepare(taken, self.config)
-        return image.pin_memory() if self.device.type == "cuda" else image
-
-    def _result(self, name: str, answer: Answer, strict: bool) -> Result:
-        error = answer.error
-        if error is None and answer.exit_step == 0:
-            error = f"expected a prediction within {self.deadline_ms} ms, got none"
-        elif error is None and answer.class_id < 0:
-            error = f"expected finite numbers from the network, got others; it computes in {self.dtype}"
-        if error is not None:
-            if strict:
-                raise PassError({name: error})
-            return Result(name, error=f"{name}: {error}")
-        return Result.of(name, answer, self.model)
+        stream = Stream(self._pool, self._auditing, strict=on_error == "raise")
+        return closed_at_exit(stream.results(source))

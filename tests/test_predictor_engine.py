@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import gfnet_fast as gf
-from gfnet_fast import predictor as predictor_module
+from gfnet_fast import pool
 from gfnet_fast.engine.answers import PassError
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.loop import Loop
@@ -105,7 +105,7 @@ def test_a_predictor_can_be_used_while_its_stream_is_open(model, frames, exact):
         out = predictor.predict_batch(images[:3])
         assert list(zip(out.class_id.tolist(), out.exit_step.tolist(), strict=True)) == exact[:3]
     assert found(results) == exact
-    assert len(predictor._engines) == 2, "one for the stream and one for the batches"
+    assert len(predictor._pool._engines) == 2, "one for the stream and one for the batches"
 
 
 def test_threads_share_a_predictor(model, frames, exact):
@@ -113,8 +113,8 @@ def test_threads_share_a_predictor(model, frames, exact):
     with ThreadPoolExecutor(3) as pool:
         for results in pool.map(lambda _: list(predictor.stream(frames)), range(9)):
             assert found(results) == exact
-    assert len(predictor._engines) <= 3
-    assert len(predictor._idle) == len(predictor._engines)
+    assert len(predictor._pool._engines) <= 3
+    assert len(predictor._pool._idle) == len(predictor._pool._engines)
 
 
 def test_a_stopped_stream_leaves_its_engine_empty(model, frames, exact):
@@ -122,7 +122,7 @@ def test_a_stopped_stream_leaves_its_engine_empty(model, frames, exact):
     stream = predictor.stream(frames)
     next(stream)
     stream.close()
-    assert len(predictor._idle) == 1
+    assert len(predictor._pool._idle) == 1
     assert found(predictor.stream(frames)) == exact
 
 
@@ -153,7 +153,7 @@ def test_a_deadline_that_has_passed_leaves_the_newest_prediction_or_an_error(mod
 def test_an_image_that_cannot_be_computed_is_an_error_in_its_place(model, frames, exact):
     predictor = predictor_of(model)
     predictor.predict_batch(batch_of(model, frames[:1]))
-    (engine,) = predictor._engines
+    (engine,) = predictor._pool._engines
     poisoned = {}
 
     class Poisoned(Wrapped):
@@ -195,24 +195,24 @@ def test_compiling_waits_until_there_is_work_enough(model, frames, exact, built,
     predictor = predictor_of(model)
     assert found(predictor.stream(frames)) == exact
     assert built == [False]
-    (engine,) = predictor._engines
+    (engine,) = predictor._pool._engines
     # enough for the 23 images that have been and ten more
-    monkeypatch.setattr(predictor_module, "COMPILE_AFTER", 33.5 * engine.seconds_an_image)
+    monkeypatch.setattr(pool, "COMPILE_AFTER", 33.5 * engine.seconds_an_image)
     assert found(predictor.stream(frames)) == exact
     assert built == [False, True], "in the midst of the stream, and no image is lost"
     assert found(predictor.stream(frames)) == exact
     assert built == [False, True]
-    assert len(predictor._engines) == 1
+    assert len(predictor._pool._engines) == 1
 
     predictor = predictor_of(model)
     predictor.predict_batch(batch_of(model, frames[:5]))
-    monkeypatch.setattr(predictor_module, "COMPILE_AFTER", 20 * predictor._engines[0].seconds_an_image)
+    monkeypatch.setattr(pool, "COMPILE_AFTER", 20 * predictor._pool._engines[0].seconds_an_image)
     predictor.predict_batch(batch_of(model, frames))
     assert built == [False, True, False, True], "a large batch is work in sight"
 
 
 def test_compiling_never_and_always(model, frames, built, monkeypatch):
-    monkeypatch.setattr(predictor_module, "COMPILE_AFTER", 0.0)
+    monkeypatch.setattr(pool, "COMPILE_AFTER", 0.0)
     predictor_of(model, compile="never").predict_batch(batch_of(model, frames))
     predictor_of(model, compile="always").predict_batch(batch_of(model, frames[:1]))
     assert built == [False, True]
@@ -294,7 +294,7 @@ def test_a_stream_of_nothing_but_errors_goes_on(model, frames, mode):
     predictor = predictor_of(model, mode=mode)
     stream = predictor.stream(itertools.repeat("nothing.png"), on_error="return")
     assert all(result.error for result in itertools.islice(stream, 100))
-    assert predictor._engines == [], "nothing was there to compute"
+    assert predictor._pool._engines == [], "nothing was there to compute"
     sources = itertools.chain(frames[:2], itertools.repeat("nothing.png"))
     results = list(itertools.islice(predictor.stream(sources, on_error="return"), 50))
     assert [bool(result.error) for result in results] == [False] * 2 + [True] * 48
@@ -316,7 +316,7 @@ def test_a_deadline_of_several_launches_is_met_by_a_stream(model, frames):
     """It asks for no more images than it has time for; the time is far above a busy machine's moods."""
     predictor = predictor_of(model, deadline_ms=20_000)
     predictor.predict_batch(batch_of(model, frames))
-    (engine,) = predictor._engines
+    (engine,) = predictor._pool._engines
     assert engine._at_once() == 4
     taken = []
 
@@ -333,7 +333,7 @@ def test_a_deadline_of_several_launches_is_met_by_a_stream(model, frames):
 
 
 def test_compiling_that_fails_is_a_warning_once(model, frames, exact, monkeypatch):
-    monkeypatch.setattr(predictor_module, "COMPILE_AFTER", 0.0)
+    monkeypatch.setattr(pool, "COMPILE_AFTER", 0.0)
     original = Loop.__init__
 
     def failing(self, model, *, compile=False, **options):
@@ -350,11 +350,11 @@ def test_compiling_that_fails_is_a_warning_once(model, frames, exact, monkeypatc
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert found(predictor.stream(frames)) == exact
-    assert len(predictor._idle) == len(predictor._engines) == 1
+    assert len(predictor._pool._idle) == len(predictor._pool._engines) == 1
 
 
 def test_cameras_and_deadlines_do_not_wait_for_the_compiler(model, frames, built, monkeypatch):
-    monkeypatch.setattr(predictor_module, "COMPILE_AFTER", 0.0)
+    monkeypatch.setattr(pool, "COMPILE_AFTER", 0.0)
     list(predictor_of(model, mode="latency").stream(frames))
     list(predictor_of(model, deadline_ms=1e6).stream(frames))
     assert built == [False, False]
@@ -364,10 +364,10 @@ def test_copies_build_engines_of_their_own(model, frames, exact):
     predictor = predictor_of(model)
     assert found(predictor.stream(frames)) == exact
     for other in (copy.deepcopy(predictor), copy.copy(predictor), pickle.loads(pickle.dumps(predictor))):
-        assert other._engines == []
+        assert other._pool._engines == []
         assert found(other.stream(frames)) == exact
         assert other.budget == predictor.budget
-    assert len(predictor._engines) == 1
+    assert len(predictor._pool._engines) == 1
 
 
 def test_a_result_holds_its_own_logits_only(model, frames):

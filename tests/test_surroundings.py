@@ -78,7 +78,7 @@ expected = [result.class_id for result in predictor.stream(frames)]
 predictor.predict_batch(floats)
 stream = predictor.stream(frames * 8)
 next(stream)
-predictor._lock.acquire()  # by a thread that is not there in the child
+predictor._pool._lock.acquire()  # by a thread that is not there in the child
 child = os.fork()
 if not child:
     signal.alarm(60)
@@ -91,7 +91,7 @@ if not child:
         assert torch.get_num_threads() == 1
         os._exit(7)
     os._exit(1)
-predictor._lock.release()
+predictor._pool._lock.release()
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 assert len(list(stream)) == 16 * 8 - 1
 assert torch.get_num_threads() == 2
@@ -138,4 +138,4 @@ def test_streams_that_are_forgotten_leave_no_thread(frames):
     gc.collect()
     predictor.stream(np.zeros((3, 3), np.uint8))  # never begun
     assert threading.active_count() == before
-    assert len(predictor._idle) == len(predictor._engines)
+    assert len(predictor._pool._idle) == len(predictor._pool._engines)
