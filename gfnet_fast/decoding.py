@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import threading
 import weakref
 from collections import deque
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from gfnet_fast.errors import DeviceError, InputError
 from gfnet_fast.results import Result
-from gfnet_fast.sources import Source, Taken, describe, expand, without_frames
+from gfnet_fast.sources import Source, Taken, describe, expand, is_one, without_frames
 
 DECODERS = min(8, os.cpu_count() or 1)
 _THREADS = "gfnet-decode"
+_KIND = re.compile(r"^(array|bytes|file|floats|image|source|tensor)(?=: )")  # how an error begins
 
 
 _open: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
@@ -68,6 +70,9 @@ class Decoded:
         *,
         ahead: int,
     ) -> None:
+        self._one = True
+        with suppress(Exception):  # what it raises is said in its place
+            self._one = is_one(source)
         self._sources: Iterator[tuple[int, Source | InputError]] = enumerate(expand(source, strict=False))
         self._take, self._read, self._ahead = take, read, ahead
         self._waiting: deque[tuple[str, Future[Tensor] | Unusable]] = deque()
@@ -112,14 +117,21 @@ class Decoded:
     def _begun(self, source: Source | InputError, index: int) -> tuple[str, Future[Any] | Unusable]:
         name = describe(source, index)
         if isinstance(source, InputError):
-            return name, Unusable(str(source))
+            why = self._why(source, index)
+            return describe(InputError(why), index), Unusable(why)
+        place = None if isinstance(source, str) else index
         try:
-            return name, self._pool.submit(self._try, self._take(source))
+            return name, self._pool.submit(self._try, self._take(source), place)
         except Exception as error:
-            return name, Unusable(str(without_frames(error)))
+            return name, Unusable(self._why(error, place))
 
-    def _try(self, taken: Taken) -> Tensor | Unusable:
+    def _try(self, taken: Taken, place: int | None) -> Tensor | Unusable:
         try:
             return self._read(taken)
         except Exception as error:
-            return Unusable(str(without_frames(error)))
+            return Unusable(self._why(error, place))
+
+    def _why(self, error: Exception, place: int | None) -> str:
+        """What an error says; of one of many that has no name of its own, at which place it is."""
+        text = str(without_frames(error))
+        return text if self._one or place is None else _KIND.sub(f"images[{place}]", text)

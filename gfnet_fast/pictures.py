@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from gfnet_fast.errors import InputError, reason
 
@@ -20,10 +20,22 @@ Image.init()
 # Raster formats that Pillow decodes itself: no document, nothing that starts another program, and no file of
 # files whose images may be larger than it says (icons). Folders are searched for the first group.
 _COMMON = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-FORMATS = tuple(name for name in (*_COMMON, "DIB", "PCX", "SGI", "TGA") if name in Image.OPEN)
-# Without films, and floats that would be refused.
+_CODECS = {
+    "AVIF": "avif",
+    "JPEG": "jpg",
+    "JPEG2000": "jpg_2000",
+    "WEBP": "webp",
+}  # a Pillow may lack
+FORMATS = tuple(
+    name
+    for name in (*_COMMON, "DIB", "PCX", "SGI", "TGA")
+    if name in Image.OPEN and (name not in _CODECS or features.check(_CODECS[name]))
+)
+# With JPEGs that hold several images (MPO); without films, and floats that would be refused.
 SUFFIXES = frozenset(
-    suffix for suffix, name in Image.EXTENSION.items() if name in _COMMON and suffix not in (".avifs", ".pfm")
+    suffix
+    for suffix, name in Image.EXTENSION.items()
+    if (name in _COMMON and name in FORMATS and suffix not in (".avifs", ".pfm")) or name == "MPO"
 )
 
 # A decoded image larger than this is taken for a decompression bomb; a 124 KB PNG can claim 3 GB.

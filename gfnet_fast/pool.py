@@ -18,7 +18,7 @@ from gfnet_fast.forks import watch
 from gfnet_fast.model.gfnet import GFNet
 
 COMPILE_AFTER = 60.0  # seconds of work; compiling a ResNet-50 for three batch sizes takes half a minute
-_ENGINES = ("_engines", "_idle", "_lock")  # what neither a copy nor a forked process takes over
+_ENGINES = ("_engines", "_idle", "_lock", "_warming")  # what neither a copy nor a forked process takes over
 
 
 class Pool:
@@ -54,6 +54,7 @@ class Pool:
         self._engines: list[Engine] = []
         self._idle: list[Engine] = []
         self._lock = threading.Lock()  # over the lists, and over who sets thresholds last
+        self._warming = threading.Lock()  # who warms up waits for those who do
         watch(self)
 
     def begin_fork(self) -> bool:
@@ -95,6 +96,13 @@ class Pool:
             with self._lock:
                 if engine in self._engines:  # in a fork it is not: it was its parent's
                     (self._idle.append if engine.settled else self._engines.remove)(engine)
+
+    def warm_up(self, images: int) -> None:
+        """Have an engine ready that is prepared for `images` more, and has run."""
+        height, width = self.config.canvas
+        black = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=self.device)
+        with self._warming, self.engine(images) as engine:
+            engine.predict(black)
 
     def _compiled(self, engine: Engine) -> Engine:
         """A compiled engine in place of `engine`, or, where compiling fails, `engine`."""

@@ -11,20 +11,25 @@ from typing import Any, Literal, overload
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from gfnet_fast.arrays import check_batch, check_normalised, is_batch
 from gfnet_fast.auditing import Auditing
 from gfnet_fast.checkpoints import load
 from gfnet_fast.checkpoints.files import check_device
 from gfnet_fast.decoding import closed_at_exit
 from gfnet_fast.engine.prepare import named_dtype
-from gfnet_fast.errors import BudgetError, InputError
+from gfnet_fast.errors import BudgetError, InputError, shown
 from gfnet_fast.exits import Audit, Budget, BudgetWarning, resolve
-from gfnet_fast.model.gfnet import GFNet
+from gfnet_fast.model.gfnet import GFNet, Trace
 from gfnet_fast.pool import Pool
 from gfnet_fast.results import Prediction, Result
-from gfnet_fast.sources import Source, check_batch, is_one
+from gfnet_fast.sources import Source, is_one, preprocess
 from gfnet_fast.streaming import Stream
+from gfnet_fast.tracing import Crops, Tracing
+
+OnError = Literal["raise", "return"]
 
 BATCH = {"cpu": 64, "cuda": 128}
 
@@ -181,23 +186,28 @@ class Predictor:
         """The exit thresholds in force, float32 ``[T]``."""
         return self._pool.thresholds.to(self.device, copy=True)
 
-    def predict_batch(self, images: Tensor) -> Prediction:
-        """Predict images that are preprocessed already.
+    def predict_batch(self, images: Tensor, *, normalised: bool | None = None) -> Prediction:
+        """Predict images that have the size of the canvas already.
 
         Parameters
         ----------
         images : Tensor
-            uint8 ``[B, H, W, 3]`` or ``[B, 3, H, W]``, or float ``[B, 3, H, W]``, normalised; on the
-            predictor's device, any strides.
+            uint8 or float, ``[B, H, W, 3]`` or ``[B, 3, H, W]``; on the predictor's device, any strides.
+        normalised : bool, optional
+            What floats are: (x - mean) / std already, or, where False, from 0 to 1, which are normalised
+            here. Without it they are taken for normalised, and on a CPU refused where they do not look it. On
+            a GPU their numbers are not looked at, for that would wait for it: say it there.
 
         Raises
         ------
         InputError
-            On another shape, dtype or device, an empty batch, or (on a CPU) numbers that are not finite.
+            On another shape, dtype or device, an empty batch, or (on a CPU) numbers that are not finite or
+            not what `normalised` says.
         PassError
             Where images could not be computed (memory ran out, say); it holds the others' predictions.
         """
-        images = check_batch(images, self.config.canvas, self.device)
+        check_normalised(normalised)
+        images = check_batch(images, self.config, self.device, normalised)
         chosen = [] if self._auditing is None else self._auditing.choose(len(images)).nonzero()[0].tolist()
         with self._pool.engine(len(images)) as engine:
             self._pool.images += len(images)
@@ -208,32 +218,102 @@ class Predictor:
             self._auditing.finish()
         return prediction
 
-    @overload
-    def __call__(self, source: list[Source] | tuple[Source, ...]) -> list[Result]: ...
-    @overload
-    def __call__(self, source: Source) -> Any: ...
-    def __call__(self, source: Any) -> Any:
-        """One image -> :class:`Result`; an iterable, a folder or a glob -> list of Result, in order.
+    def warm_up(self, images: int | None = None) -> None:
+        """Have an engine built, timed and, where it will be, compiled before the first image comes.
 
-        Raises InputError at the first image that cannot be used; :meth:`stream` can go on.
+        The next call, or stream, builds nothing; a second one at the same time has an engine built of its
+        own. Where an idle engine is ready this does nothing but run it once. Several threads may call it.
+
+        Parameters
+        ----------
+        images : int, optional
+            How many images will come. With ``compile="auto"`` the networks are compiled now if those are a
+            minute of work; without it that is not known, and they may be compiled later.
         """
-        results = list(self.stream(source))
+        if images is not None and (isinstance(images, bool) or not isinstance(images, int) or images < 0):
+            raise InputError(f"images: expected how many will come or None, got {shown(images)}")
+        preprocess(Image.new("RGB", (8, 8)), self.config)
+        self._pool.warm_up(images or 0)
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a str is an iterable of str too; it is a path here
+        self, source: Source, *, on_error: OnError = "raise", normalised: bool | None = None
+    ) -> Result: ...
+    @overload
+    def __call__(
+        self, source: Iterable[Source], *, on_error: OnError = "raise", normalised: bool | None = None
+    ) -> list[Result]: ...
+    def __call__(
+        self,
+        source: Source | Iterable[Source],
+        *,
+        on_error: OnError = "raise",
+        normalised: bool | None = None,
+    ) -> Result | list[Result]:
+        """One image -> :class:`Result`; a list or another iterable -> list of Result, in order.
+
+        A folder, a glob and a batch ``[B, H, W, 3]`` stand for many: ``p(["photos/"])``, or :meth:`stream`;
+        alone they raise InputError, so that one path or array always gives one Result. `on_error` and
+        `normalised` are as for :meth:`stream`.
+        """
+        one = is_one(source)
+        if not one and isinstance(source, (str, os.PathLike, np.ndarray, Tensor)):
+            what, got = (
+                ("array", "a batch") if is_batch(source) else (os.fsdecode(source), "a folder or a glob")
+            )
+            advice = "give [x] for a list of results, or stream(x)"
+            raise InputError(f"{what}: expected one image, or a list, got {got}; {advice}")
+        results = list(self.stream(source, on_error=on_error, normalised=normalised))
         if not results:
             raise InputError("source: expected at least one image, got none")
-        return results[0] if is_one(source) else results
+        return results[0] if one else results
 
-    def stream(self, source: Source | Iterable[Source], *, on_error: str = "raise") -> Iterator[Result]:
+    def stream(
+        self,
+        source: Source | Iterable[Source],
+        *,
+        on_error: OnError = "raise",
+        normalised: bool | None = None,
+    ) -> Iterator[Result]:
         """Results in input order, in memory that does not grow with the number of images.
 
         Parameters
         ----------
         source : path, folder, glob, encoded bytes, binary file, PIL image, array, tensor; or an iterable
+            Arrays and tensors are one image, or a batch of them; see :mod:`gfnet_fast.arrays`.
         on_error : "raise" or "return"
             Whether an image that cannot be used raises, after the results before it, InputError (PassError
             where it could not be computed), or gives a Result with `error`. What the iterable itself raises
             is raised after the results before it.
+        normalised : bool, optional
+            What floats are, as for :meth:`predict_batch`; each image is looked at by itself.
         """
         if on_error not in ("raise", "return"):
             raise InputError(f"on_error: expected 'raise' or 'return', got {on_error!r}")
-        stream = Stream(self._pool, self._auditing, strict=on_error == "raise")
+        check_normalised(normalised)
+        stream = Stream(self._pool, self._auditing, strict=on_error == "raise", normalised=normalised)
         return closed_at_exit(stream.results(source))
+
+    def trace(self, source: Source | Iterable[Source], *, normalised: bool | None = None) -> Trace:
+        """All T steps for all images, without exits; on the CPU.
+
+        In the plain model and float32, whatever the predictor computes in, a batch at a time: what the exits
+        choose from, and what an engine is compared with. Sources and `normalised` are as for :meth:`stream`;
+        InputError at the first image that cannot be used.
+        """
+        return self._tracing(normalised).trace(source)
+
+    def features(self, source: Source | Iterable[Source], *, normalised: bool | None = None) -> Tensor:
+        """The encoders' feature vectors of all steps, float32 ``[T, B, F]`` on the CPU; see :meth:`trace`."""
+        return self._tracing(normalised).features(source)
+
+    def crops(self, source: Source | Iterable[Source], *, normalised: bool | None = None) -> Crops:
+        """What the network looks at in each image, as uint8 pictures on the CPU; see :meth:`trace`.
+
+        The crops of uint8 pixels are exactly those; thumbnails are rounded.
+        """
+        return self._tracing(normalised).crops(source)
+
+    def _tracing(self, normalised: bool | None) -> Tracing:
+        check_normalised(normalised)
+        return Tracing(self.model, self.batch, normalised)

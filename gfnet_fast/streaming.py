@@ -38,18 +38,23 @@ class Stream:
     ----------
     pool, auditing : the predictor's
     strict : whether a source that cannot be used raises, or gives a Result with `error`
+    normalised : what floats are, as for :meth:`Predictor.stream`
     """
 
-    def __init__(self, pool: Pool, auditing: Auditing | None, *, strict: bool) -> None:
+    def __init__(
+        self, pool: Pool, auditing: Auditing | None, *, strict: bool, normalised: bool | None
+    ) -> None:
         self._pool, self._auditing, self._strict = pool, auditing, strict
+        self._normalised = normalised
         self._line: deque[UnderWay] = deque()
 
     def results(self, source: Source | Iterable[Source]) -> Generator[Result, None, None]:
         pool, line = self._pool, self._line
+        taking = partial(take, config=pool.config, normalised=self._normalised)
         ahead = 1 if pool.mode == "latency" else 2 * pool.batch
         with (
             self._to_the_end(),
-            Decoded(source, partial(take, config=pool.config), self._read, ahead=ahead) as decoded,
+            Decoded(source, taking, self._read, ahead=ahead) as decoded,
         ):
             for name, image in decoded:
                 if not isinstance(image, Tensor):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import NamedTuple
 
 from gfnet_fast.errors import InputError, reason
 from gfnet_fast.pictures import SUFFIXES
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
 
 Key = tuple[int, int]  # a folder's device and inode
 Found = Path | InputError  # the error is what kept a folder from being read
@@ -31,8 +34,13 @@ class _Seen(NamedTuple):
 
 
 def is_folder_or_glob(text: str) -> bool:
-    """Whether a path stands for many: it is a folder, or a pattern and no file's name."""
-    return os.path.isdir(text) or (glob.has_magic(text) and not os.path.lexists(text))
+    """Whether a path stands for many: it is a folder, or a pattern and neither a file's name nor a URL."""
+    return os.path.isdir(text) or (glob.has_magic(text) and not os.path.lexists(text) and not is_url(text))
+
+
+def is_url(text: str) -> bool:
+    """Whether a text begins as a URL does, ``https://``, ``s3://``, ``data:``."""
+    return _URL.match(text) is not None
 
 
 def find(text: str, inside: Path | None = None) -> Iterator[Found]:

@@ -84,7 +84,7 @@ def test_bytes_and_floats_in_one_stream(model, frames, exact):
 
 
 def test_errors_come_in_their_places_wherever_they_are(model, frames, exact):
-    bad = np.zeros((3, 4), np.uint8)
+    bad = np.zeros((3, 4), bool)
     for places in ([0], [22], [0, 1, 2], [5, 22], list(range(23))):
         sources = [bad if k in places else frame for k, frame in enumerate(frames)]
         results = list(predictor_of(model).stream(sources, on_error="return"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +33,27 @@ class Trace(NamedTuple):
     actions: Tensor
     origins: Tensor
 
+    @property
+    def confidence(self) -> Tensor:
+        """The largest softmax probability of each step, float32 ``[T, B]``: what the exits compare."""
+        return self.logits.softmax(-1).amax(-1)
+
+
+class Step(NamedTuple):
+    """One step of :meth:`GFNet.unroll`, for all B images.
+
+    logits : ``[B, K]``
+    view : ``[B, 3, P, P]``, normalised: the thumbnail, or the crops
+    feature : ``[B, F]``, the encoder's vector
+    action, origins : ``[B, 2]``, where the crops are; None for the glance
+    """
+
+    logits: Tensor
+    view: Tensor
+    feature: Tensor
+    action: Tensor | None = None
+    origins: Tensor | None = None
+
 
 class StepState(NamedTuple):
     """What a row of a batch carries from one step to the next; every field has the batch first."""
@@ -60,9 +82,18 @@ def crop_patches(images: Tensor, origins: Tensor, patch_size: int) -> Tensor:
     steps = torch.arange(patch_size, device=images.device)
     rows = (origins[:, 0, None] + steps)[:, None, :, None]
     columns = (origins[:, 1, None] + steps)[:, None, None, :]
-    batch = torch.arange(len(images), device=images.device)[:, None, None, None]
+    batch = torch.arange(images.shape[0], device=images.device)[:, None, None, None]
     channels = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
     return images[batch, channels, rows, columns]
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8, or float from 0 to 1, ``[..., 3, H, W]`` -> float32, (x - mean) / std, uint8 by 255 first."""
+    centre, scale = (
+        torch.tensor(three, dtype=torch.float32, device=images.device).view(3, 1, 1) for three in (mean, std)
+    )
+    pixels = images.float() if images.is_floating_point() else images.float() / 255
+    return (pixels - centre) / scale
 
 
 class GFNet(nn.Module):
@@ -118,14 +149,45 @@ class GFNet(nn.Module):
         return F.interpolate(images, size=size, mode=mode, align_corners=True)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 ``[B, 3, H, W]`` or ``[B, H, W, 3]`` -> float32 ``[B, 3, H, W]``, (x / 255 - mean) / std."""
+        """uint8, or float from 0 to 1, ``[B, 3, H, W]`` or ``[B, H, W, 3]`` -> float32 ``[B, 3, H, W]``.
+
+        (x - mean) / std, uint8 by 255 first.
+        """
         if images.shape[1] != 3:
             images = images.permute(0, 3, 1, 2)
-        mean, std = (
-            torch.tensor(three, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
-            for three in (self.config.mean, self.config.std)
-        )
-        return (images.float() / 255 - mean) / std
+        return normalise(images, self.config.mean, self.config.std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits of all steps, without exits: normalised ``[B, 3, H, W]`` -> float32 ``[T, B, K]``.
+
+        Differentiable, but for where the crops are; :meth:`trace` is the same without gradients.
+        """
+        check_images(images, self.config.canvas, self.device)
+        return torch.stack([step.logits for step in self.unroll(images)])
+
+    def unroll(self, images: Tensor) -> Iterator[Step]:
+        """All T steps, one after another, for normalised ``[B, 3, H, W]`` images; no one leaves."""
+        config, view = self.config, self.thumbnail(images)
+        feature_map, feature = self.global_encoder(view)
+        logits, state = self._classified(feature_map, feature, None, 1)
+        yield Step(logits, view, feature)
+        for step in range(2, config.steps + 1):
+            action, state = self.look(state)
+            origins = crop_origins(action, config.canvas, config.patch_size)
+            view = crop_patches(images, origins, config.patch_size)
+            feature_map, feature = self.local_encoder(view)
+            logits, state = self._classified(feature_map, feature, state, step)
+            yield Step(logits, view, feature, action, origins)
+
+    def _classified(
+        self, feature_map: Tensor, feature: Tensor, state: StepState | None, step: int
+    ) -> tuple[Tensor, StepState]:
+        """The logits of a step whose view is encoded, and the state after it."""
+        before, policy = (None, None) if state is None else (state.classifier, state.policy)
+        logits, after = self.classifier(feature, before, step)
+        if logits is None:
+            logits = self.global_encoder.head(feature)
+        return logits, StepState(feature_map, policy, after)
 
     def glance(self, images: Tensor) -> tuple[Tensor, StepState]:
         """Step 1 of normalised ``[B, 3, H, W]`` images -> ``(logits [B, K], state)``."""
@@ -133,11 +195,7 @@ class GFNet(nn.Module):
 
     def first_step(self, thumbnails: Tensor) -> tuple[Tensor, StepState]:
         """Step 1 from the thumbnails ``[B, 3, P, P]`` -> ``(logits [B, K], state)``."""
-        feature_map, feature = self.global_encoder(thumbnails)
-        logits, classifier_state = self.classifier(feature, None, 1)
-        if logits is None:
-            logits = self.global_encoder.head(feature)
-        return logits, StepState(feature_map, None, classifier_state)
+        return self._classified(*self.global_encoder(thumbnails), None, 1)
 
     def look(self, state: StepState) -> tuple[Tensor, StepState]:
         """The policy's action ``[B, 2]`` after a step, and the state with what the policy remembers."""
@@ -150,9 +208,7 @@ class GFNet(nn.Module):
 
     def next_step(self, patches: Tensor, state: StepState, step: int) -> tuple[Tensor, StepState]:
         """Step `step` >= 2 from the patches ``[B, 3, P, P]`` -> ``(logits [B, K], state)``."""
-        feature_map, feature = self.local_encoder(patches)
-        logits, classifier_state = self.classifier(feature, state.classifier, step)
-        return logits, StepState(feature_map, state.policy, classifier_state)
+        return self._classified(*self.local_encoder(patches), state, step)
 
     @torch.no_grad()
     def trace(self, images: Tensor) -> Trace:
@@ -160,18 +216,14 @@ class GFNet(nn.Module):
 
         Raises InputError on another shape, dtype or device.
         """
-        config = self.config
-        check_images(images, config.canvas, self.device)
-        logits, state = self.glance(images)
-        steps, actions, origins = [logits], [], []
-        for step in range(2, config.steps + 1):
-            action, state = self.look(state)
-            origin = crop_origins(action, config.canvas, config.patch_size)
-            logits, state = self.focus(images, origin, state, step)
-            steps.append(logits)
-            actions.append(action)
-            origins.append(origin)
-        return Trace(torch.stack(steps), torch.stack(actions), torch.stack(origins))
+        check_images(images, self.config.canvas, self.device)
+        logits, actions, origins = [], [], []
+        for step in self.unroll(images):
+            logits.append(step.logits)
+            if step.action is not None and step.origins is not None:
+                actions.append(step.action)
+                origins.append(step.origins)
+        return Trace(torch.stack(logits), torch.stack(actions), torch.stack(origins))
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, half: bool = False) -> None:
         """Write a folder that :func:`gfnet_fast.load` reads: configuration, weights, thresholds, labels.
