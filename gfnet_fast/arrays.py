@@ -183,7 +183,7 @@ def _check_numbers(what: str, images: Tensor, config: GFNetConfig, normalised: b
         raise InputError(f"{what}: expected finite numbers up to {LARGEST:g}, got {bad} that are not")
     got = f"got {least:.3g} to {most:.3g}"
     if normalised is False and (least < -OVERSHOOT or most > 1 + OVERSHOOT):
-        advice = "give uint8 for 0 to 255" if most > 2 else "say normalised=True where they are normalised"
+        advice = "say normalised=True where they are" if least < 0 else "give uint8 for 0 to 255"
         raise InputError(f"{what}: expected pixels from 0 to 1, as normalised=False says, {got}; {advice}")
     if normalised is not None:
         return

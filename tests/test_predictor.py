@@ -73,9 +73,7 @@ def test_folders_and_globs_in_path_order(predictor, folder):
     assert [r.source for r in flat] == [str(p) for p in sorted(folder.glob("*.png"))]
     assert isinstance(predictor(folder / "01.png"), gf.Result)
     for many in (folder, str(folder / "*.png")):
-        with pytest.raises(
-            gf.InputError, match=r"expected one image, or a list, got a folder or a glob; give"
-        ):
+        with pytest.raises(gf.InputError, match="expected one image, or a list, got a folder or a glob"):
             predictor(many)
 
 

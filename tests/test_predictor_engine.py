@@ -422,3 +422,39 @@ def test_an_audit_warns_and_a_copy_has_its_own(model, frames):
     assert (copied.audit.count, copied.audit.alarmed) == (0, False)
     with pytest.raises(gf.InputError, match="audit: expected an Audit or None"):
         predictor_of(model, audit=0.01)
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "latency"}, {"deadline_ms": 1e6}], ids=str)
+def test_after_a_warm_up_the_first_image_builds_nothing(model, frames, exact, built, options):
+    predictor = predictor_of(model, **options)
+    assert predictor.warm_up() is None
+    assert built == [False]
+    assert found(predictor.stream(frames)) == exact
+    predictor.predict_batch(batch_of(model, frames))
+    predictor.warm_up()
+    assert built == [False]
+
+
+def test_a_warm_up_compiles_what_will_be(model, built):
+    predictor_of(model, compile="always").warm_up()
+    assert built == [True]
+    predictor_of(model, compile="never").warm_up(10**9)
+    assert built == [True, False]
+    predictor = predictor_of(model)
+    predictor.warm_up(10)
+    assert built == [True, False, False]
+    predictor.warm_up(10**9)
+    predictor.warm_up(10**9)
+    assert built == [True, False, False, True]
+    for images in (-1, 1.5, True, ["a.jpg"]):
+        with pytest.raises(gf.InputError, match="images: expected how many will come or None"):
+            predictor.warm_up(images)
+
+
+def test_threads_that_warm_up_together_build_one_engine(model, built):
+    audit = gf.Audit(0.5, share=1.0)
+    predictor = predictor_of(model, audit=audit)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: predictor.warm_up(), range(8)))
+    assert built == [False]
+    assert (audit.count, predictor._pool.images) == (0, 0)

@@ -107,6 +107,38 @@ def test_what_is_refused_and_how(source, message):
         read_image(source, CONFIG)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://x.org/a.jpg",
+        "HTTP://x/y?size=1*2",
+        "s3://bucket/a.png",
+        "data:image/png;base64," + "A" * 9999,
+    ],
+)
+def test_urls_are_named_and_never_fetched(url, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", None)
+    assert sources.is_one(url)
+    with pytest.raises(
+        gf.InputError, match="expected an image file, got a URL, which is not fetched"
+    ) as raised:
+        read_image(url, CONFIG)
+    assert len(str(raised.value)) < 400
+
+
+def test_a_file_whose_name_begins_as_a_url_is_that_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data:x.png").write_bytes(encoded())
+    assert torch.equal(read_image("data:x.png", CONFIG), read_image(PIXELS, CONFIG))
+
+
+def test_files_have_their_names(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded())
+    with (tmp_path / "a.png").open("rb") as file:
+        assert sources.describe(file, 3) == str(tmp_path / "a.png")
+    assert sources.describe(io.BytesIO(), 3) == "BytesIO 3"
+
+
 def test_lazy_and_foreign_tensors_are_the_numbers_they_show():
     plain = torch.randn(3, S, S)
     lazy = torch.complex(torch.zeros_like(plain), -plain).conj().imag
@@ -332,15 +364,32 @@ def test_grey_images_are_coloured_when_they_are_small(mode, filter, side):
     assert torch.equal(read_image(image, config), expected)
 
 
-@pytest.mark.parametrize("format", ["png", "gif", "tiff", "bmp", "ppm", "jpeg", "webp", "tga"])
+@pytest.mark.parametrize("format", ["png", "gif", "tiff", "bmp", "ppm", "jpeg", "webp", "tga", "mpo"])
 def test_the_first_image_of_a_file(format, tmp_path):
     others = [Image.fromarray(PIXELS[::-1]), Image.fromarray(255 - PIXELS)]
-    film = {"save_all": True, "append_images": others} if format in ("png", "gif", "tiff", "webp") else {}
+    film = (
+        {"save_all": True, "append_images": others} if format in ("png", "gif", "tiff", "webp", "mpo") else {}
+    )
     content = encoded(format, **film)
     expected = Image.open(io.BytesIO(content)).convert("RGB")
     assert np.array_equal(open_image(content).convert("RGB"), expected)
     (tmp_path / "x.bin").write_bytes(content)
     assert torch.equal(read_image(tmp_path / "x.bin", CONFIG), read_image(expected, CONFIG))
+
+
+def test_folders_give_what_this_pillow_decodes():
+    code = """if True:
+    from PIL import features
+    check = features.check
+    features.check = lambda name: name not in ("avif", "jpg_2000") and check(name)
+    from gfnet_fast.pictures import FORMATS, SUFFIXES
+    assert not {"AVIF", "JPEG2000"} & set(FORMATS)
+    assert not {".avif", ".jp2"} & SUFFIXES and {".webp", ".jpg"} <= SUFFIXES
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
+    common = {".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".apng", ".gif", ".tif", ".webp", ".bmp"}
+    assert common <= pictures.SUFFIXES
+    assert not pictures.SUFFIXES & {".ico", ".pdf", ".eps", ".svg", ".avifs", ".pfm", ".mpg"}
 
 
 def test_documents_and_programs_are_refused(tmp_path):

@@ -14,6 +14,7 @@ from gfnet_fast.cli.app import LARGEST_BATCH, MODEL_HELP, Quiet, app, complete_m
 from gfnet_fast.cli.console import progress
 from gfnet_fast.cli.output import check_file, opened
 from gfnet_fast.cli.process import SOME_FAILED
+from gfnet_fast.cli.stdin import with_standard_input
 from gfnet_fast.text import plain, say
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ NAME = 24
 
 @app.command()
 def predict(
-    sources: Annotated[list[str], typer.Argument(help="Image files, folders or globs.", show_default=False)],
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Image files, folders or globs; - is one image on stdin.", show_default=False),
+    ],
     model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP, autocompletion=complete_model)],
     format: Annotated[Format, typer.Option("--format", "-f", help="How results are written.")] = Format.table,
     output: Annotated[
@@ -91,7 +95,7 @@ def predict(
         progress("", None, quiet or on_a_terminal) as done,
     ):
         write = _jsonl if format is Format.jsonl else _Table(predictor.config.steps, out.encoding)
-        for result in predictor.stream(sources, on_error="return"):
+        for result in predictor.stream(with_standard_input(sources), on_error="return"):
             total, failed = total + 1, failed + (result.error is not None)
             print(write(result), file=out)
             if result.error is not None:
