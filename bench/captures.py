@@ -26,9 +26,9 @@ from measuring import agreement, shared_thresholds, steady  # noqa: E402
 from gfnet_fast._scheduler import CostTable, Stage  # noqa: E402
 from gfnet_fast.checkpoints import load  # noqa: E402
 from gfnet_fast.data.digits import ClutteredDigits  # noqa: E402
-from gfnet_fast.embedded import ASSETS  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
 from gfnet_fast.engine.prepare import exact_float32  # noqa: E402
+from gfnet_fast.hub.names import ASSETS  # noqa: E402
 from gfnet_fast.model.gfnet import GFNet  # noqa: E402
 from gfnet_fast.training.digits import TASK  # noqa: E402
 

@@ -27,10 +27,10 @@ from rows import commit, processor  # noqa: E402
 
 from gfnet_fast._scheduler import CostTable, Reason, Stage  # noqa: E402
 from gfnet_fast.checkpoints import load  # noqa: E402
-from gfnet_fast.embedded import ASSETS  # noqa: E402
 from gfnet_fast.engine.blocks import Block  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
 from gfnet_fast.engine.launches import Launches  # noqa: E402
+from gfnet_fast.hub.names import ASSETS  # noqa: E402
 from gfnet_fast.tables import merge_rows  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "host.csv"

@@ -24,7 +24,7 @@ def stream(images: int, steps: int) -> None:
     import torch
 
     import gfnet_fast as gf
-    from gfnet_fast.embedded import ASSETS
+    from gfnet_fast.hub.names import ASSETS
     from gfnet_fast.model.gfnet import GFNet
 
     model = gf.load(ASSETS / "digits")

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from gfnet_fast.checkpoints import load
-from gfnet_fast.embedded import ASSETS
 from gfnet_fast.errors import InputError
 from gfnet_fast.exits import Budget
 from gfnet_fast.figure import draw_exits
 from gfnet_fast.files import replacing
+from gfnet_fast.hub.names import ASSETS
 from gfnet_fast.intervals import wilson
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.macs import static_macs

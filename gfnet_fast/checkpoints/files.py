@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
 from gfnet_fast.checkpoints import native, official
 from gfnet_fast.config import GFNetConfig
-from gfnet_fast.embedded import locate, names
 from gfnet_fast.errors import CheckpointError, DeviceError, reason, shown
+from gfnet_fast.hub import fetch, nearest, source_of
 from gfnet_fast.model.gfnet import GFNet
 
 
 def load(
     path: str | os.PathLike[str], *, config: GFNetConfig | None = None, device: str | torch.device = "cpu"
 ) -> GFNet:
-    """A GFNet in evaluation mode and float32: of an official file, a native folder, or one that comes along.
+    """A GFNet in evaluation mode and float32: of an official file or a native folder, here or to be fetched.
 
-    Loading runs nothing that the file says, opens no socket and writes nothing. The weights are read into
-    memory of the model's own.
+    Loading runs nothing that the file says. A path is read, and nothing is written then and no socket opened;
+    a name or an address whose model is not here yet is fetched once (docs/models.md). The weights are read
+    into memory of the model's own.
 
     Parameters
     ----------
     path : path or str
         A folder written by :meth:`GFNet.save_pretrained`, or a file: as released, or as the official
-        training script saves it. Where there is no such path, the name of a model that comes with the
-        package: ``"digits"``.
+        training script saves it. Where there is no such path, a name: of a model that comes with the package
+        (``"digits"``), of a released one (``"resnet50-96"``), ``"hf-hub:OWNER/NAME"``, or an address.
     config : GFNetConfig, optional
         What the file does not say. The training form holds neither the model's name nor its sizes;
         without `config` they are found from the names and shapes of its tensors, and the number of
@@ -38,24 +40,43 @@ def load(
     ------
     CheckpointError
         The path is missing, is not readable without running code, does not hold exactly the
-        finite tensors that the configuration needs, or is beyond a limit (docs/internals/security.md).
+        finite tensors that the configuration needs, or is beyond a limit (docs/internals/security.md); or
+        what was named cannot be fetched.
     BudgetError
         Its thresholds are no calibration, or that of another model.
     DeviceError
         There is no such device.
     """
+    target = check_device(device)
+    place = obtain(path)
+    if config is None and (source := source_of(path)) is not None:
+        config = source.config
+    return _read(place, config).to(target).eval()
+
+
+def obtain(model: str | os.PathLike[str]) -> Path:
+    """The path of a checkpoint by its path, name or address; fetched, and read once, where it is not here.
+
+    Raises CheckpointError as :func:`load`.
+    """
     try:
-        path = locate(path)
+        path = fetch(model, _read)
         found = path.exists()
+    except CheckpointError:
+        raise
     except (TypeError, ValueError, OSError) as error:
-        got = f"{shown(path)} ({reason(error)})"
+        got = f"{shown(model)} ({reason(error)})"
         raise CheckpointError(f"path: expected one of a checkpoint, got {got}") from None
     if not found:
-        expected = f"a checkpoint file or folder, or a model that comes along ({', '.join(names())})"
-        raise CheckpointError(f"{path}: expected {expected}, got nothing there")
-    target = check_device(device)
-    model = native.read(path, config) if path.is_dir() else official.read(path, config)
-    return model.to(target).eval()
+        names = " or ".join(nearest(str(path)))
+        meant = f"did you mean {names}? `gfnet-fast models`" if names else "`gfnet-fast models`"
+        expected = "a checkpoint file or folder, or a model's name"
+        raise CheckpointError(f"{path}: expected {expected}, got nothing there; {meant} lists all names")
+    return path
+
+
+def _read(path: Path, config: GFNetConfig | None) -> GFNet:
+    return native.read(path, config) if path.is_dir() else official.read(path, config)
 
 
 def check_device(device: str | torch.device) -> torch.device:

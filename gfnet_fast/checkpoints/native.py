@@ -78,7 +78,7 @@ def save(model: GFNet, folder: str | os.PathLike[str], *, half: bool = False) ->
         "config": model.config.to_dict(),
         "labels": None
         if model.labels is None
-        else list(_labels([*model.labels], model.config.classes) or ()),
+        else list(check_labels([*model.labels], model.config.classes) or ()),
     }
     texts = {"config.json": json_text(head)}
     if model.calibration is not None and model.calibration.mean_macs is not None:
@@ -114,7 +114,7 @@ def read(folder: Path, config: GFNetConfig | None = None) -> GFNet:
     values = _expect(head, "config", dict, folder / "config.json")
     try:
         own = GFNetConfig.from_dict(values)
-        labels = _labels(head.get("labels"), own.classes)
+        labels = check_labels(head.get("labels"), own.classes)
     except CheckpointError as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
     if config is not None and config.replace(macs=own.macs) != own:
@@ -149,7 +149,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: expected a safetensors file, got {reason(error)}") from None
 
 
-def _labels(values: Any, classes: int) -> tuple[str, ...] | None:
+def check_labels(values: Any, classes: int) -> tuple[str, ...] | None:
+    """`values` as the names of `classes` classes; None for none. CheckpointError where they are others."""
     if values is None:
         return None
     if not isinstance(values, list) or len(values) != classes:

@@ -3,6 +3,9 @@
 The released files prefix both encoders' keys with ``module.`` and carry the configuration, the costs
 and a table of thresholds; the files that the official training script saves carry none of it.
 ``model_prime`` is the global encoder there, ``model`` the local one.
+
+Neither names its classes. The official code trains on ImageNet alone, so a file of a thousand has its names;
+what this package writes says by ``labels`` which names it has, or that it has none.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gfnet_fast.checkpoints.native import check_table
+from gfnet_fast.checkpoints import imagenet
+from gfnet_fast.checkpoints.native import check_labels, check_table
 from gfnet_fast.checkpoints.pickled import unpickle
 from gfnet_fast.checkpoints.tensors import assemble, build, differences, require, skeleton
 from gfnet_fast.config import MAX_PATCH, RELEASED, GFNetConfig, released
@@ -100,6 +104,13 @@ def read(path: Path, config: GFNetConfig | None = None) -> GFNet:
     for part in PARTS:
         del content[part]  # `state` alone holds them now
     model = assemble(path, config, build(path, config), state)
+    if "labels" in content:
+        try:
+            model.labels = check_labels(content["labels"], config.classes)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+    elif config.classes == imagenet.CLASSES:
+        model.labels = imagenet.labels()
     if "dynamic_threshold" in content:
         model.thresholds = check_table(path, content["dynamic_threshold"], config.steps)
         curve = _stored_curve(content.get("budgeted_batch_classification"), len(model.thresholds))
@@ -247,8 +258,10 @@ def official_checkpoint(model: GFNet, form: str = "released") -> dict[str, Any]:
     parts = {
         part: {official: state[ours] for official, ours in table.items()} for part, table in names.items()
     }
+    labels = None if model.labels is None else [*(check_labels([*model.labels], config.classes) or ())]
     if form == "training":
-        return {"epoch": 0, "acc": 0.0, "best_acc": 0.0, "optimizer": None, "ppo_optimizer": None, **parts}
+        trained = {"epoch": 0, "acc": 0.0, "best_acc": 0.0, "optimizer": None, "ppo_optimizer": None}
+        return {**trained, **parts, "labels": labels}
     for part in ("model_state_dict", "model_prime_state_dict"):
         parts[part] = {f"module.{name}": tensor for name, tensor in parts[part].items()}
     assert config.macs is not None
@@ -257,6 +270,7 @@ def official_checkpoint(model: GFNet, form: str = "released") -> dict[str, Any]:
         "patch_size": config.patch_size,
         "flops": [float(m) for m in config.macs],
         **parts,
+        "labels": labels,
     }
     if model.thresholds is not None:
         content["dynamic_threshold"] = model.thresholds.clone()

@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
+from gfnet_fast.cli.console import download_bar
 from gfnet_fast.cli.examples import EXAMPLES, epilog
 from gfnet_fast.cli.process import INTERRUPTED, USAGE, hush
-from gfnet_fast.embedded import names
+from gfnet_fast.hub import names, shown_by
 from gfnet_fast.text import say
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 def _hush(quiet: bool) -> bool:
     if quiet:
         hush()
+        shown_by.set(None)
     return quiet
 
 
@@ -44,7 +46,7 @@ def finite(value: float | None) -> float | None:
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.", callback=_hush)]
 LARGEST_SEED, LARGEST_BATCH = 2**31 - 1, 2**16
-MODEL_HELP = f"Checkpoint file or folder, or a model that comes along: {', '.join(names())}."
+MODEL_HELP = "Checkpoint file or folder, a name that `gfnet-fast models` lists, or an address."
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -92,12 +94,14 @@ def run() -> int:
         checkpoint,
         demo,
         evaluate,
+        models,
         predict,
         report,
         train,
     )
 
     _arrange()
+    before = shown_by.set(download_bar)
     try:
         return app(prog_name="gfnet-fast", standalone_mode=False) or 0
     except typer.Abort:
@@ -107,3 +111,5 @@ def run() -> int:
         where = "gfnet-fast" if context is None else context.command_path
         say(f"error: {error.format_message()} (`{where} --help` says what it takes)")
         return USAGE
+    finally:
+        shown_by.reset(before)

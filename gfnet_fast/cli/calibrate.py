@@ -11,8 +11,8 @@ import typer
 from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, MODEL_HELP, Quiet, app, complete_model, finite
 from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
 from gfnet_fast.cli.output import check_new
-from gfnet_fast.embedded import named
 from gfnet_fast.errors import InputError
+from gfnet_fast.hub import comes_along, source_of
 from gfnet_fast.text import plain, say
 
 if TYPE_CHECKING:
@@ -122,8 +122,10 @@ def _target(model: str, data: str, output: Path | None) -> Path:
     if output is not None:
         check_new("output", output, model=model, folder=data)
         return output / "thresholds.json"
-    if named(model) or not Path(model).is_dir():
-        what = "one that came with the package" if named(model) else "a file, or nothing"
+    if not Path(model).is_dir():
+        what = "a file, or nothing"
+        if comes_along(model) or source_of(model):
+            what = "one that came with the package" if comes_along(model) else "a model's name"
         raise InputError(
             f"{model}: expected a model folder to write thresholds into, got {what}; use --output"
         )

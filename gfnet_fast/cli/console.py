@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from gfnet_fast.text import plain, say
+
 
 def results_console() -> Any:
     """Where tables go: stdout, as wide as the terminal, or as they need where it is none.
@@ -51,6 +53,24 @@ def count_images(sources: Iterable[str], seconds: float = 0.5) -> int | None:
             if time.monotonic() > until:
                 return None
     return count
+
+
+@contextmanager
+def download_bar(name: str, total: int | None, there: int) -> Iterator[Callable[[int], object]]:
+    """A bar of bytes on stderr where that is a terminal, and otherwise one line."""
+    if not sys.stderr.isatty():
+        size = "" if total is None else f", {total / 1e6:.0f} MB"
+        say(f"fetching {name}{size}" + (f", {there / 1e6:.0f} MB of them here" if there else ""))
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    console = Console(stderr=True, markup=False, emoji=False)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(plain(name), total=total, completed=there)
+        yield lambda done: bar.advance(task, done)
 
 
 @contextmanager

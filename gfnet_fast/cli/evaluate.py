@@ -12,7 +12,7 @@ from gfnet_fast.cli.app import LARGEST_SEED, MODEL_HELP, Quiet, app, complete_mo
 from gfnet_fast.cli.calibrate import DATA_HELP
 from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
 from gfnet_fast.cli.process import FAILED
-from gfnet_fast.embedded import locate
+from gfnet_fast.hub import locate
 from gfnet_fast.text import say
 
 DIGITS = 4000
@@ -54,12 +54,12 @@ def evaluate(
     from gfnet_fast.evaluation import shuffled, stored_anytime, trace_steps
     from gfnet_fast.predictor import Predictor
 
-    path = locate(model)
-    network = Predictor(load(path), device=device).model
+    network = Predictor(load(model), device=device).model
     labelled = open_labelled(data, network, split="test", count=images or DIGITS, seed=200 + seed)
     picked = shuffled(len(labelled.labels), images, seed)
     with progress("tracing", len(picked), quiet) as done:
         steps = trace_steps(network, labelled, picked, done)
+    path = locate(model)
     stored = stored_anytime(path, network.config.steps) if path.is_file() else None
     facts = summary(network, steps, stored)
     if format is Shape.json:

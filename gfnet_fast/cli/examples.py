@@ -6,6 +6,8 @@ EXAMPLES = {
         "gfnet-fast predict photos/ 'more/*.png' -m folder/ -f jsonl -o results.jsonl",
         "gfnet-fast predict photos/ --model gfnet.pth.tar --macs 8e8",
     ),
+    "models": ("gfnet-fast models", "gfnet-fast models --format json"),
+    "fetch": ("gfnet-fast fetch resnet50-96",),
     "info": ("gfnet-fast info waste", "gfnet-fast info gfnet.pth.tar"),
     "eval": (
         "gfnet-fast eval folder/ --data test/",

@@ -13,8 +13,8 @@ from typing import TextIO
 
 import typer
 
-from gfnet_fast.embedded import locate
 from gfnet_fast.files import replacing
+from gfnet_fast.hub import locate
 from gfnet_fast.text import say
 
 _STDOUT = ("-", "/dev/stdout")

@@ -31,7 +31,9 @@ def train(
     image_size: Annotated[str, typer.Option(help="Pixels of an image: 224, or HEIGHTxWIDTH.")] = "224",
     stages: Annotated[str | None, typer.Option(help="E.g. 1,2,3; by default those with epochs.")] = None,
     pretrained: Annotated[str, typer.Option(help=PRETRAINED_HELP)] = "",
-    init: Annotated[Path | None, typer.Option(help="A checkpoint of a whole model to begin with.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="A whole model to begin with: a checkpoint or a name.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as JSON or TOML, by name.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help=SETTINGS_HELP)] = None,
     batch: Annotated[int | None, typer.Option(help="Images of an update, over all processes.")] = None,

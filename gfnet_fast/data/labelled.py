@@ -14,8 +14,8 @@ from torch import Tensor
 
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.data.by_class import class_folders, images_of
-from gfnet_fast.embedded import named
 from gfnet_fast.errors import InputError
+from gfnet_fast.hub import comes_along
 from gfnet_fast.sources import read_image
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def open_labelled(
 
     `split` says of which handwritten digits, none of which the embedded model was trained on.
     """
-    if name != "digits" or named(name) is None:
+    if name != "digits" or comes_along(name) is None:
         return LabelledFolder(name, model.config, model.labels)
     from gfnet_fast.data.digits import ClutteredDigits
     from gfnet_fast.training.digits import TASK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,8 +35,8 @@ class Job:
     pretrained : str
         "timm" for timm's own weights, a file of the backbone's, or an installed package that carries one;
         "" for none.
-    init : Path, optional
-        A checkpoint of a whole GFNet to begin with.
+    init : path or str, optional
+        A checkpoint of a whole GFNet to begin with, or its name.
     """
 
     data: Path
@@ -47,7 +48,7 @@ class Job:
     training: TrainConfig
     model: Mapping[str, Any]
     pretrained: str = ""
-    init: Path | None = None
+    init: str | os.PathLike[str] | None = None
 
     def settings(self, parts: Parts, config: GFNetConfig) -> dict[str, Any]:
         """What is kept in training.json, and compared when a run goes on."""
@@ -55,7 +56,7 @@ class Job:
             "model": config.to_dict(),
             "training": asdict(self.training),
             "pretrained": self.pretrained,
-            "init": None if self.init is None else str(self.init),
+            "init": None if self.init is None else os.fsdecode(self.init),
             "classes": list(parts.classes),
             **{
                 name: {"images": len(part), "sha256": part.digest}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from gfnet_fast.checkpoints import load
+from gfnet_fast.checkpoints import imagenet, load
+from gfnet_fast.checkpoints.files import obtain
 from gfnet_fast.checkpoints.tensors import differences, require
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.data.folder import Parts, TrainingReader
@@ -61,17 +62,23 @@ def new_model(config: GFNetConfig, job: Job) -> GFNet:
 def begin_with(model: GFNet, job: Job, classes: tuple[str, ...], stages: Sequence[int]) -> Pretrained | None:
     """The weights of another model, or the backbone's pretrained ones, which are described."""
     if job.init is not None:
-        init = load(job.init, config=None if job.init.is_dir() else model.config)
+        init = load(job.init, config=None if obtain(job.init).is_dir() else model.config)
         weights = init.state_dict()
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         require(job.init, differences(weights, shapes))
-        if init.labels not in (None, classes) and not {1, 3} & set(stages):
+        if not _named_alike(init.labels, classes) and not {1, 3} & set(stages):
             raise InputError(
                 f"{job.init}: expected the classes {list(classes)}, or stage 1 or 3 to learn them, "
                 f"got {list(init.labels or ())}"
             )
         model.load_state_dict(weights)
     return load_pretrained(model, job.pretrained) if job.pretrained else None
+
+
+def _named_alike(labels: tuple[str, ...] | None, classes: tuple[str, ...]) -> bool:
+    """Whether the classes of a model may be those of folders of these names, in this order."""
+    as_folders = imagenet.folders() if labels == imagenet.labels() else None
+    return labels is None or classes in (labels, as_folders)
 
 
 @torch.no_grad()
