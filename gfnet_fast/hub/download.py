@@ -138,7 +138,7 @@ def _open(address: str, headers: dict[str, str], path: Path, *, first: bool) -> 
         raise failed from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         cause = error.reason if isinstance(error, URLError) else error
-        got = reason(cause) if isinstance(cause, BaseException) else str(cause)
+        got = getattr(cause, "strerror", None) or reason(Exception(cause))
         raise (Failed if first else _Cut)(f"no answer ({got})") from None
 
 

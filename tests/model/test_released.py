@@ -7,6 +7,7 @@ from gfnet_fast.checkpoints import load, official_checkpoint
 from gfnet_fast.checkpoints.tensors import skeleton
 from gfnet_fast.config import RELEASED, GFNetConfig, released
 from gfnet_fast.errors import CheckpointError
+from gfnet_fast.hub.names import published as by_name
 from gfnet_fast.model.macs import static_macs
 
 # Millions of multiply-adds: the backbone at full size, then cumulative by exit step, to the last digit
@@ -50,6 +51,9 @@ def test_multiply_adds_are_the_published_ones(config):
     for ours, published in zip(counted, PUBLISHED[config.name, config.patch_size], strict=True):
         # 0.5 %, and half of the last digit, to which the published figures are rounded.
         assert ours / 1e6 == pytest.approx(published, rel=5e-3, abs=0.5)
+    stated = by_name()[f"{config.name}-{config.patch_size}"]
+    assert stated.config.macs == model.config.macs
+    assert stated.parameters == sum(p.numel() for p in model.parameters())
 
 
 @pytest.fixture

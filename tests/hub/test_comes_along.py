@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import gfnet_fast as gf
-from gfnet_fast import embedded
 from gfnet_fast.data.labelled import LabelledFolder, open_labelled
+from gfnet_fast.hub import comes_along, locate, names
 from tests.cli.cli_runner import run, save_by_class
 from tests.conftest import random_images, tiny_model
 
@@ -34,13 +34,13 @@ def assets(tmp_path_factory):
 @pytest.fixture
 def here(assets, tmp_path, monkeypatch):
     """An empty working directory, and `assets` in the package's place."""
-    monkeypatch.setattr(embedded, "ASSETS", assets)
+    monkeypatch.setattr(names, "ASSETS", assets)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_the_package_has_its_models_and_stays_small():
-    assert embedded.names() == ["digits", "waste"]
+    assert names.along() == ["digits", "waste"]
     package = Path(gf.__file__).parent
     sizes = [path.stat().st_size for path in package.rglob("*") if path.suffix not in (".pyc", ".so")]
     assert sum(sizes) <= 25_000_000
@@ -64,23 +64,23 @@ def test_the_waste_model_tells_a_drawn_can_from_drawn_paper():
 
 
 def test_every_folder_with_a_configuration_is_a_model(here, assets):
-    assert embedded.names() == ["digits", "waste"]
+    assert names.along() == ["digits", "waste"]
     assert gf.load("waste").labels == NAMES
     assert gf.load(Path("digits")).config.name == "digits"
     assert gf.Predictor.from_pretrained("waste", device="cpu").model.labels == NAMES
-    assert embedded.locate(b"waste") == assets / "waste"
+    assert locate(b"waste") == assets / "waste"
 
 
 @pytest.mark.parametrize("name", ["wast", "notes", "digits.npz", "waste/config", "", ".", "../assets/waste"])
 def test_nothing_else_is(here, name):
-    assert embedded.named(name) is None
-    assert embedded.locate(name) == Path(name)
+    assert comes_along(name) is None
+    assert locate(name) == Path(name)
 
 
-def test_an_unknown_name_is_told_those_that_come_along(here, capsys):
+def test_an_unknown_name_is_told_the_nearest(here, capsys):
     expected = (
-        "wast: expected a checkpoint file or folder, or a model that comes along (digits, waste), "
-        "got nothing there"
+        "wast: expected a checkpoint file or folder, or a model's name, got nothing there; "
+        "did you mean waste? `gfnet-fast models` lists all names"
     )
     with pytest.raises(gf.CheckpointError) as raised:
         gf.load("wast")
