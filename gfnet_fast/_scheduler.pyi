@@ -1,4 +1,4 @@
-"""Plans which images run next, in which batch; computes nothing. See docs/internals/scheduler.md, limits included.
+"""Plans which images run next, in which batch; computes nothing. Limits: docs/internals/scheduler.md.
 
 A number out of range raises ValueError, "name: expected A, got B", before anything is taken or changed; what
 is of another type raises TypeError. Times are seconds and finite, on any clock.

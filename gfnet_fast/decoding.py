@@ -14,11 +14,9 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from gfnet_fast.errors import DeviceError, InputError
 from gfnet_fast.results import Result
-from gfnet_fast.sources import Source, Taken, describe, expand, is_one, without_frames
+from gfnet_fast.sources import Canvas, Source, Taken, describe, expand, is_one, without_frames
 
 DECODERS = min(8, os.cpu_count() or 1)
 _THREADS = "gfnet-decode"
@@ -48,7 +46,7 @@ class Unusable(NamedTuple):
 
 
 class Decoded:
-    """Iterates over ``(name, image)``, or ``(name, Unusable)`` for a source that cannot be used.
+    """Iterates over ``(name, canvas)``, or ``(name, Unusable)`` for a source that cannot be used.
 
     Where the iterable itself raises, its exception comes last, in its turn. A context manager, iterated
     inside of itself only; leaving it stops the threads.
@@ -57,7 +55,7 @@ class Decoded:
     ----------
     source : as for :meth:`Predictor.stream`
     take : one source -> what :func:`~gfnet_fast.sources.take` makes of it. Called here, at its turn.
-    read : what was taken -> its image. Called in the threads.
+    read : what was taken -> its canvas. Called in the threads.
     ahead : how many sources at most are taken before their turn; two are taken for each that is given, so
         that a slow producer is not waited for
     """
@@ -66,7 +64,7 @@ class Decoded:
         self,
         source: Source | Iterable[Source],
         take: Callable[[Source], Taken],
-        read: Callable[[Taken], Tensor],
+        read: Callable[[Taken], Canvas],
         *,
         ahead: int,
     ) -> None:
@@ -75,8 +73,8 @@ class Decoded:
             self._one = is_one(source)
         self._sources: Iterator[tuple[int, Source | InputError]] = enumerate(expand(source, strict=False))
         self._take, self._read, self._ahead = take, read, ahead
-        self._waiting: deque[tuple[str, Future[Tensor] | Unusable]] = deque()
-        self._returned: list[tuple[str, Tensor | Unusable | Exception]] = []
+        self._waiting: deque[tuple[str, Future[Canvas] | Unusable]] = deque()
+        self._returned: list[tuple[str, Canvas | Unusable | Exception]] = []
         self._raised: Exception | None = None
 
     def __enter__(self) -> Decoded:
@@ -89,10 +87,10 @@ class Decoded:
             mine = threading.current_thread().name.startswith(_THREADS)
             self._pool.shutdown(wait=not mine, cancel_futures=True)
 
-    def __iter__(self) -> Iterator[tuple[str, Tensor | Unusable | Exception]]:
+    def __iter__(self) -> Iterator[tuple[str, Canvas | Unusable | Exception]]:
         return self
 
-    def __next__(self) -> tuple[str, Tensor | Unusable | Exception]:
+    def __next__(self) -> tuple[str, Canvas | Unusable | Exception]:
         if self._process != os.getpid():
             raise DeviceError("stream: expected the process that opened it, got one that forked from it")
         if self._returned:
@@ -110,9 +108,9 @@ class Decoded:
             return "source", raised
         raise StopIteration
 
-    def put_back(self, name: str, image: Tensor | Unusable | Exception) -> None:
+    def put_back(self, name: str, canvas: Canvas | Unusable | Exception) -> None:
         """Give back what came last; it comes next."""
-        self._returned.append((name, image))
+        self._returned.append((name, canvas))
 
     def _begun(self, source: Source | InputError, index: int) -> tuple[str, Future[Any] | Unusable]:
         name = describe(source, index)
@@ -125,7 +123,7 @@ class Decoded:
         except Exception as error:
             return name, Unusable(self._why(error, place))
 
-    def _try(self, taken: Taken, place: int | None) -> Tensor | Unusable:
+    def _try(self, taken: Taken, place: int | None) -> Canvas | Unusable:
         try:
             return self._read(taken)
         except Exception as error:

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from gfnet_fast.drawing import (
+    INK,
+    PAPER,
+    STEPS,
+    Pixels,
+    cut,
+    draw_box,
+    draw_tag,
+    font,
+    lettered,
+    outset,
+    place,
+)
 from gfnet_fast.errors import InputError
 from gfnet_fast.results import Prediction
-from gfnet_fast.text import plain
 
 WIDTH = 1400
 MARGIN, GAP = 20, 18
 LEGEND, HEADER, CAPTION, EMPTY = 46, 190, 58, 56
-FRAME = 4
+FRAME, TAG = 4, 20
 LARGEST_SCALE, SMALLEST_CELL = 2.0, 190
-PAPER, INK, FAINT, RULE, BAR = "#ffffff", "#1f2328", "#656d76", "#d0d7de", "#9aa4af"
+FAINT, RULE = "#656d76", "#d0d7de"
 RIGHT, WRONG = "#1a7f37", "#cf222e"
-# Step 1 (the glance), then the focus steps in the order they are taken; all bright enough on dark images.
-STEPS = ("#4aa8ff", "#ffa600", "#ff6bd6", "#3ddc84", "#ffee58", "#b48cff", "#ff6f61")
-
-Box = tuple[int, int, int, int]
 
 
 class Layout(NamedTuple):
@@ -65,7 +72,7 @@ class Layout(NamedTuple):
         """The upper left pixel (x, y) of an image."""
         return MARGIN + HEADER + FRAME + column * (self.cell + GAP), self.tops[row]
 
-    def box(self, origin: tuple[int, int], size: int) -> Box:
+    def box(self, origin: tuple[int, int], size: int) -> Pixels:
         """A crop's first and last pixels (x, y, x, y) within its image as drawn; origin (row, column)."""
         top, left = (round(at * self.scale) for at in origin)
         bottom, right = (round((at + size) * self.scale) - 1 for at in origin)
@@ -132,7 +139,7 @@ def draw_exits(
             x, y = layout.corner(row, column)
             picture.paste(_image(images[member], origins, layout, patch_size), (x, y))
             width, height = layout.drawn
-            draw.rectangle(_outset((x, y, x + width - 1, y + height - 1), FRAME), None, STEPS[0], FRAME)
+            draw.rectangle(outset((x, y, x + width - 1, y + height - 1), FRAME), None, STEPS[0], FRAME)
             answer = int(prediction.class_id[member])
             truth = None if labels is None else int(labels[member])
             _caption(draw, layout, (x, y), answer, truth, float(prediction.confidence[member]), limit, names)
@@ -148,58 +155,12 @@ def _image(pixels: Tensor, origins: list[tuple[int, int]], layout: Layout, patch
     draw = ImageDraw.Draw(image)
     boxes = [layout.box(origin, patch_size) for origin in origins]
     for step, box in enumerate(boxes, 1):
-        draw.rectangle(_outset(box, 1), None, "black", 5)
-        draw.rectangle(box, None, _colour(step), 3)
-    tags: list[Box] = []
+        draw_box(draw, box, step, 3)
+    tags: list[Pixels] = []
     for step, around in enumerate([(0, 0, width - 1, height - 1), *boxes]):
-        tag = _place_tag(around, boxes, tags, layout.drawn, inside=step == 0)
-        tags.append(tag)
-        _tag(draw, tag[:2], step)
+        tags.append(place((TAG, TAG), around, boxes, tags, layout.drawn, inside=step == 0))
+        draw_tag(draw, tags[-1][:2], step, TAG)
     return image
-
-
-def _place_tag(
-    around: Box,
-    boxes: list[Box],
-    tags: list[Box],
-    drawn: tuple[int, int],
-    inside: bool = False,
-    tag: int = 20,
-) -> Box:
-    """The place at `around` that hides least: never outside the image, best on no box and no other tag."""
-    left, top, right, bottom = around
-    if inside:
-        places = [(x, y) for y in (top, bottom - tag + 1) for x in (left, right - tag + 1)]
-    else:
-        edges = (left, right - tag + 1)
-        places = [(x, y) for y in (top - tag - 1, bottom + 2) for x in edges]
-        places += [(x, y) for x in (left - tag - 1, right + 2) for y in (top, bottom - tag + 1)]
-    found = []
-    for order, (x, y) in enumerate(places):
-        x, y = (min(max(at, 0), side - tag) for at, side in zip((x, y), drawn, strict=True))
-        spot = (x, y, x + tag - 1, y + tag - 1)
-        hidden = sum(_overlap(spot, other) for other in boxes) + 4 * sum(
-            _overlap(spot, other) for other in tags
-        )
-        found.append((hidden, order, spot))
-    return min(found)[2]
-
-
-def _overlap(a: Box, b: Box) -> int:
-    width = min(a[2], b[2]) - max(a[0], b[0]) + 1
-    height = min(a[3], b[3]) - max(a[1], b[1]) + 1
-    return max(width, 0) * max(height, 0)
-
-
-def _outset(box: Box, by: int) -> Box:
-    return box[0] - by, box[1] - by, box[2] + by, box[3] + by
-
-
-def _tag(draw: ImageDraw.ImageDraw, at: tuple[int, int], step: int, size: int = 20) -> None:
-    """The number of a step (0 is the glance, which shows as 1) on a square of its colour."""
-    x, y = at
-    draw.rectangle((x, y, x + size - 1, y + size - 1), _colour(step))
-    draw.text((x + size / 2, y + size / 2), str(step + 1), "black", _font(16), "mm")
 
 
 def _legend(draw: ImageDraw.ImageDraw, steps: int, patch_size: int) -> None:
@@ -211,14 +172,14 @@ def _legend(draw: ImageDraw.ImageDraw, steps: int, patch_size: int) -> None:
     ]
     for numbers, text in parts:
         for step in numbers:
-            _tag(draw, (x, y), step)
+            draw_tag(draw, (x, y), step, TAG)
             x += 24
-        draw.text((x + 4, y + 10), text, INK, _font(18), "lm")
-        x += 40 + round(draw.textlength(text, _font(18)))
+        draw.text((x + 4, y + 10), text, INK, font(18), "lm")
+        x += 40 + round(draw.textlength(text, font(18)))
     draw.rectangle((x, y + 6, x + 59, y + 13), RULE)
     draw.rectangle((x, y + 6, x + 50, y + 13), RIGHT)
     draw.rectangle((x + 41, y + 1, x + 43, y + 18), INK)
-    draw.text((x + 70, y + 10), "confidence; the tick is the threshold", INK, _font(18), "lm")
+    draw.text((x + 70, y + 10), "confidence; the tick is the threshold", INK, font(18), "lm")
 
 
 def _header(
@@ -232,16 +193,16 @@ def _header(
 ) -> None:
     x, y = MARGIN, layout.tops[row] - FRAME
     draw.line((x, y - GAP // 2, layout.size[0] - MARGIN, y - GAP // 2), RULE)
-    draw.text((x, y), f"exit at step {row + 1}", INK, _font(24))
+    draw.text((x, y), f"exit at step {row + 1}", INK, font(24))
     if not here:
-        draw.text((MARGIN + HEADER, y + 4), "no image left here", FAINT, _font(20))
+        draw.text((MARGIN + HEADER, y + 4), "no image left here", FAINT, font(20))
         return
     lines = [f"{100 * here / total:.1f} % of images"]
     if macs is not None:
         lines.append(f"{macs / 1e6:.1f} M multiply-adds")
     lines.append("the last: all leave" if limit is None else f"threshold {limit:.3f}")
     for at, line in enumerate(lines):
-        draw.text((x, y + 36 + 24 * at), line, FAINT, _font(17))
+        draw.text((x, y + 36 + 24 * at), line, FAINT, font(17))
 
 
 def _caption(
@@ -256,27 +217,22 @@ def _caption(
 ) -> None:
     """Two lines below an image: the answer, and whether it is right; its confidence and the threshold."""
     x, y = corner[0] - FRAME, corner[1] + layout.drawn[1] + FRAME + 6
-    said = [str(k) if names is None else plain(names[k]) for k in (answer, truth) if k is not None]
+    names_of = [str(k) if names is None else names[k] for k in (answer, truth) if k is not None]
+    verdict = "" if truth is None else "right" if answer == truth else f"wrong, it is {names_of[1]}"
     colour = FAINT if truth is None else RIGHT if answer == truth else WRONG
-    draw.text((x, y), said[0], INK, _font(20))
-    if truth is not None:
-        verdict = "right" if answer == truth else f"wrong, it is {said[1]}"
-        draw.text((x + draw.textlength(f"{said[0]}  ", _font(20)), y), verdict, colour, _font(20))
+    said, judged = lettered(names_of[0], 20), lettered(verdict, 20)
+    space = draw.textlength("  ", font(20)) if verdict else 0
+    room = layout.cell - space - min(judged[1].getlength(judged[0]), layout.cell / 2)
+    said = (cut(*said, room), said[1])
+    draw.text((x, y), said[0], INK, said[1])
+    after = said[1].getlength(said[0]) + space
+    draw.text((x + after, y), cut(*judged, layout.cell - after), colour, judged[1])
     numbers = f"{confidence:.3f}" if limit is None else f"{confidence:.3f} >= {limit:.3f}"
-    width = layout.cell - 10 - round(draw.textlength("0.000 >= 0.000", _font(17)))
+    width = layout.cell - 10 - round(draw.textlength("0.000 >= 0.000", font(17)))
     y += 30
     draw.rectangle((x, y + 6, x + width - 1, y + 13), RULE)
     draw.rectangle((x, y + 6, x + round(confidence * (width - 1)), y + 13), colour)
     if limit is not None and 0 <= limit <= 1:
         tick = x + round(limit * (width - 1))
         draw.rectangle((tick - 1, y + 1, tick + 1, y + 18), INK)
-    draw.text((x + width + 10, y + 10), numbers, FAINT, _font(17), "lm")
-
-
-def _colour(step: int) -> str:
-    return STEPS[step % len(STEPS)]
-
-
-@lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    draw.text((x + width + 10, y + 10), numbers, FAINT, font(17), "lm")

@@ -11,7 +11,7 @@ import io
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from gfnet_fast.arrays import Floats, copied, is_batch, normalised_floats, plain
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import InputError, reason
 from gfnet_fast.files import read_bytes
+from gfnet_fast.original import Original
 from gfnet_fast.pictures import (
     MAX_ENCODED,
     MAX_PIXELS,
@@ -45,6 +46,13 @@ DEEPEST = 32  # iterables within each other
 _EXPECTED = "expected a path, an encoded image, a PIL image, an array or a tensor"
 _BYTES = (bytes, bytearray, memoryview, array)
 _DECODED = (Image.Image, np.ndarray, torch.Tensor)
+
+
+class Canvas(NamedTuple):
+    """A preprocessed image: uint8 ``[H, W, 3]`` or normalised float32 ``[3, H, W]``, and what it is of."""
+
+    pixels: torch.Tensor
+    original: Original
 
 
 def _path(source: object) -> str | None:
@@ -130,10 +138,11 @@ def describe(source: Source | InputError, index: int) -> str:
     return name if isinstance(name, str) else f"{type(source).__name__} {index}"
 
 
-def take(source: Source, config: GFNetConfig, normalised: bool | None = None) -> Taken:
+def take(source: Source, config: GFNetConfig | None, normalised: bool | None = None) -> Taken:
     """An image as it is now, whatever its owner does with it later; a path is read when it is decoded.
 
     Files are read from where they stand. `normalised`: what floats are, as for :meth:`Predictor.stream`.
+    Without `config` floats are refused.
     Raises InputError where the type, the shape or the size is wrong, before anything is copied.
     """
     if isinstance(source, _BYTES):
@@ -144,7 +153,7 @@ def take(source: Source, config: GFNetConfig, normalised: bool | None = None) ->
         _check_encoded(view.nbytes)
         return bytes(view)
     if isinstance(source, (np.ndarray, torch.Tensor)):
-        return copied(source, config.canvas, normalised)
+        return copied(source, None if config is None else config.canvas, normalised)
     if isinstance(source, Image.Image):
         return _copied_picture(source)
     if (text := _path(source)) is not None:
@@ -187,21 +196,31 @@ def read_image(source: Source, config: GFNetConfig) -> torch.Tensor:
     A path is of an image file; bytes, and a binary file object from where it stands, are an encoded image;
     :mod:`~gfnet_fast.arrays` says what arrays and tensors are. InputError says what else came.
     """
-    return prepare(take(source, config), config)
+    return prepare(take(source, config), config).pixels
 
 
-def prepare(taken: Taken, config: GFNetConfig) -> torch.Tensor:
+def prepare(taken: Taken, config: GFNetConfig) -> Canvas:
     """What :func:`take` gave, decoded and preprocessed; see :func:`read_image`."""
     if isinstance(taken, Floats):
-        return normalised_floats("floats", taken.values[None], config, taken.normalised)[0]
-    if isinstance(taken, np.ndarray):
-        taken = Image.fromarray(taken)
-    name = taken if isinstance(taken, str) else "image"
-    image = taken if isinstance(taken, Image.Image) else open_image(taken, config.resized)
+        floats = normalised_floats("floats", taken.values[None], config, taken.normalised)[0]
+        return Canvas(floats, Original.whole(*config.canvas))
+    name, path = (taken, taken) if isinstance(taken, str) else ("image", None)
+    image = picture(taken, config.resized)
     try:
-        return preprocess(image, config)
+        return Canvas(preprocess(image, config), Original.resized(image.height, image.width, config, path))
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
+
+
+def picture(taken: Taken, resized: Resized | None = None) -> Image.Image:
+    """What :func:`take` gave, unless it is normalised, decoded: in mode "L" or "RGB", with all its pixels.
+
+    `resized`: as for :func:`~gfnet_fast.pictures.decode`.
+    """
+    if isinstance(taken, np.ndarray):
+        return Image.fromarray(taken)
+    assert not isinstance(taken, Floats)
+    return taken if isinstance(taken, Image.Image) else open_image(taken, resized)
 
 
 def preprocess(image: Image.Image, config: GFNetConfig) -> torch.Tensor:

@@ -15,9 +15,10 @@ from gfnet_fast.decoding import Decoded, Unusable
 from gfnet_fast.engine.answers import Answer, PassError
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.errors import InputError
+from gfnet_fast.original import Original
 from gfnet_fast.pool import Pool
 from gfnet_fast.results import Result
-from gfnet_fast.sources import Source, Taken, prepare, take
+from gfnet_fast.sources import Canvas, Source, Taken, prepare, take
 
 
 class UnderWay(NamedTuple):
@@ -28,7 +29,8 @@ class UnderWay(NamedTuple):
 
     name: str
     error: Unusable | Exception | None = None
-    audited: Tensor | None = None
+    original: Original | None = None
+    audited: Tensor | None = None  # its image, where it is audited
 
 
 class Stream:
@@ -56,21 +58,21 @@ class Stream:
             self._to_the_end(),
             Decoded(source, taking, self._read, ahead=ahead) as decoded,
         ):
-            for name, image in decoded:
-                if not isinstance(image, Tensor):
-                    line.append(UnderWay(name, image))
+            for name, canvas in decoded:
+                if not isinstance(canvas, Canvas):
+                    line.append(UnderWay(name, canvas))
                     yield from self._failed()
                     continue
-                decoded.put_back(name, image)
+                decoded.put_back(name, canvas)
                 with pool.engine() as engine:
                     answers = engine.stream(self._feed(decoded, engine))
                     with closing(answers):  # before somebody else gets the engine
                         for answer in answers:
                             yield from self._failed()
-                            name, _, audited = line.popleft()
+                            name, _, original, audited = line.popleft()
                             if audited is not None and self._auditing is not None:
                                 self._auditing.left(audited, answer.class_id)
-                            yield self._result(name, answer)
+                            yield self._result(name, answer, original)
                 yield from self._failed()
 
     @contextmanager
@@ -83,17 +85,18 @@ class Stream:
     def _feed(self, decoded: Decoded, engine: Engine) -> Iterator[Tensor]:
         """Images for one engine: up to the first float where bytes came before, or a reason to compile."""
         pool, line, floats = self._pool, self._line, False
-        for count, (name, image) in enumerate(decoded):
-            if not isinstance(image, Tensor):
-                line.append(UnderWay(name, image))
+        for count, (name, canvas) in enumerate(decoded):
+            if not isinstance(canvas, Canvas):
+                line.append(UnderWay(name, canvas))
                 # Errors wait for the images before them: before there are too many, let those out.
-                if self._strict or isinstance(image, Exception) or len(line) > engine.capacity:
+                if self._strict or isinstance(canvas, Exception) or len(line) > engine.capacity:
                     return
                 if pool.mode == "latency":
                     return
                 continue
+            image, original = canvas
             if count and ((image.is_floating_point() and not floats) or pool.should_compile(engine)):
-                decoded.put_back(name, image)
+                decoded.put_back(name, canvas)
                 return
             pool.images += 1
             floats = floats or image.is_floating_point()
@@ -101,7 +104,7 @@ class Stream:
             if floats and not image.is_floating_point():
                 image = pool.model.normalise(image[None])[0]
             chosen = self._auditing is not None and self._auditing.choose(1)[0]
-            line.append(UnderWay(name, audited=image if chosen else None))
+            line.append(UnderWay(name, None, original, image if chosen else None))
             yield image
 
     def _failed(self) -> Iterator[Result]:
@@ -115,11 +118,12 @@ class Stream:
                 raise InputError(error.why)
             yield Result(name, error=error.why)
 
-    def _read(self, taken: Taken) -> Tensor:
-        image = prepare(taken, self._pool.config)
-        return image.pin_memory() if self._pool.device.type == "cuda" else image
+    def _read(self, taken: Taken) -> Canvas:
+        canvas = prepare(taken, self._pool.config)
+        on_gpu = self._pool.device.type == "cuda"
+        return canvas._replace(pixels=canvas.pixels.pin_memory()) if on_gpu else canvas
 
-    def _result(self, name: str, answer: Answer) -> Result:
+    def _result(self, name: str, answer: Answer, original: Original | None) -> Result:
         error = answer.error
         if error is None and answer.exit_step == 0:
             error = f"expected a prediction within {self._pool.deadline_ms} ms, got none"
@@ -129,4 +133,5 @@ class Stream:
             if self._strict:
                 raise PassError({name: error})
             return Result(name, error=f"{name}: {error}")
-        return Result.of(name, answer, self._pool.model)
+        assert original is not None
+        return Result.of(name, answer, self._pool.model, original)

@@ -66,15 +66,17 @@ def merge_rows(
         raise InputError(f"{path}: expected rows of {', '.join(fields)}, got {', '.join(sorted(odd))}")
     named = {key_of(row) for row in new}
     table = [row for row in check_table(path, fields) if key_of(row) not in named] + new
-    lines = [_line(fields)]
+    lines = [line(fields)]
     for row in sorted(table, key=order or key_of):
-        lines.append(_line([_guarded(row.get(name, "")) for name in fields]))
+        lines.append(line([row.get(name, "") for name in fields]))
     write_bytes(path, "".join(lines).encode("utf-8", "backslashreplace"))
 
 
-def _line(cells: Sequence[Any]) -> str:
+def line(cells: Sequence[Any]) -> str:
+    """Cells as a line of a CSV file: quoted where they have to be, and no text a formula."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerow(cells)  # cells with one of the two are quoted
+    guarded = [_guarded(cell) for cell in cells]
+    csv.writer(text, lineterminator="\r\n").writerow(guarded)  # cells with one of the two are quoted
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 

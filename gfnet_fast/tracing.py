@@ -82,11 +82,12 @@ class Tracing:
         taking = partial(take, config=config, normalised=self._normalised)
         reading = partial(prepare, config=config)
         with Decoded(source, taking, reading, ahead=self._batch) as decoded:
-            for _, image in decoded:
-                if isinstance(image, Unusable):
-                    raise InputError(image.why)
-                if isinstance(image, Exception):
-                    raise image
+            for _, canvas in decoded:
+                if isinstance(canvas, Unusable):
+                    raise InputError(canvas.why)
+                if isinstance(canvas, Exception):
+                    raise canvas
+                image = canvas.pixels
                 batch.append(image if image.is_floating_point() else self._model.normalise(image[None])[0])
                 if len(batch) == self._batch:
                     yield torch.stack(batch)

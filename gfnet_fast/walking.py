@@ -43,6 +43,27 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
+def root(text: str) -> Path:
+    """The folder that a folder's or a glob's images are below, or a file's own."""
+    if os.path.isdir(text):
+        return Path(text)
+    return _split(text)[0] if is_folder_or_glob(text) else Path(text).parent
+
+
+def may_find_in(text: str, folder: Path) -> bool:
+    """Whether images in `folder`, or below it, can be among those of a folder or a glob `text`.
+
+    Of links below `text` nothing is known.
+    """
+    place, top = Path(os.path.realpath(folder)), Path(os.path.realpath(root(text)))
+    if not place.is_relative_to(top) or os.path.isdir(text):
+        return place.is_relative_to(top)
+    below, parts = place.relative_to(top).parts, _split(text)[1]
+    if "**" in parts or ".." in parts:
+        return True
+    return len(below) < len(parts) and all(map(fnmatch.fnmatch, below, parts))
+
+
 def find(text: str, inside: Path | None = None) -> Iterator[Found]:
     """The images of a folder or a glob, sorted by path, each path once; errors are in their places.
 

@@ -69,3 +69,15 @@ def test_what_could_not_be_computed_goes_to_another_process_too():
     assert str(error) == "1 of 2 images failed; image 1: MemoryError: no room"
     assert error.errors == {1: "MemoryError: no room"}
     assert torch.equal(error.prediction.logits, prediction.logits)
+
+
+def test_the_likeliest_classes():
+    names = ("a", "b", "c", "d")
+    result = gf.Result("x", 1, "b", 0.5, 1, logits=torch.tensor([0.0, 2.0, 1.0, 1.0]), labels=names)
+    likely = result.logits.softmax(0)
+    assert [(one.class_id, one.label) for one in result.top(3)] == [(1, "b"), (2, "c"), (3, "d")]
+    assert [one.probability for one in result.top()] == pytest.approx(likely[[1, 2, 3, 0]].tolist())
+    assert dataclasses.replace(result, labels=None).top(1)[0].label is None
+    assert FAILED.top(2) == []
+    with pytest.raises(gf.InputError, match="k: expected at least 1, got 0"):
+        result.top(0)

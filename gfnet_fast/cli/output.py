@@ -57,6 +57,33 @@ def check_new(option: str, path: Path, *, model: str, folder: str | None = None)
         raise _refused(option, f"a path outside {folder}, which is read", str(path))
 
 
+def check_folder(
+    option: str, path: Path, *, images: Iterable[str], model: str, output: Path | None = None
+) -> None:
+    """Raise a usage error unless `path` is a folder to fill: new or empty, of which nothing is read.
+
+    `images` are files, folders and globs of images, `model` is a checkpoint and `output` another file that is
+    written.
+    """
+    from gfnet_fast.walking import is_folder_or_glob, may_find_in
+
+    place = Path(os.path.realpath(path))  # where a link leads
+    if any(may_find_in(source, place) for source in images if is_folder_or_glob(source)):
+        raise _refused(option, "a folder that no image is read from", str(path))
+    if os.path.lexists(path):
+        if not path.is_dir():
+            raise _refused(option, "a folder", f"{path}, which is none")
+        if not os.access(path, os.W_OK):
+            raise _refused(option, "a folder that may be written into", str(path))
+        if any(path.iterdir()):
+            raise _refused(option, "a folder that is new or empty", f"{path}, which has something in it")
+    else:
+        _check_parent(option, path)
+    _check_model(option, place, model)
+    if output is not None and _place(output) == place:
+        raise _refused(option, "another path than the output's", str(path))
+
+
 @contextmanager
 def opened(path: Path | None, *, keep: bool = False) -> Iterator[TextIO]:
     """Text to write: stdout (None or "-"), a pipe or a device, or a file in UTF-8 that appears at the end.

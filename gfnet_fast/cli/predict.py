@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gfnet_fast.cli.app import LARGEST_BATCH, MODEL_HELP, Quiet, app, complete_model
+from gfnet_fast.cli.app import LARGEST_BATCH, MODEL_HELP, Quiet, app, complete_model, finite
 from gfnet_fast.cli.console import progress
-from gfnet_fast.cli.output import check_file, opened
+from gfnet_fast.cli.drawn import SHOWN, Pictures
+from gfnet_fast.cli.output import check_file, check_folder, opened
 from gfnet_fast.cli.process import SOME_FAILED
 from gfnet_fast.cli.stdin import with_standard_input
-from gfnet_fast.text import plain, say
+from gfnet_fast.cli.writers import Asked, Format, Totals, writer
+from gfnet_fast.text import say
 
 if TYPE_CHECKING:
     from gfnet_fast.exits import Budget
-    from gfnet_fast.results import Result
-
-
-class Format(str, Enum):
-    table = "table"
-    jsonl = "jsonl"
-
-
-NAME = 24
 
 
 @app.command()
@@ -40,6 +31,20 @@ def predict(
     format: Annotated[Format, typer.Option("--format", "-f", help="How results are written.")] = Format.table,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A file instead of stdout; it appears at the end.")
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="A new or empty folder for the pictures, with what the network looked at."),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help=f"Open the first {SHOWN} pictures with the system's viewer.")
+    ] = False,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="The so many likeliest classes of each image.")
+    ] = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Mark results of less confidence as unsure.", callback=finite),
     ] = None,
     thresholds: Annotated[str | None, typer.Option(help="T exit thresholds, e.g. 0.8,0.7,-1e8.")] = None,
     macs: Annotated[float | None, typer.Option(help="Budget: mean multiply-adds an image.")] = None,
@@ -73,6 +78,8 @@ def predict(
         sys.stdout.write("")  # before any work: a closed one says so
     else:
         check_file("output", output, images=sources, model=model)
+    if save is not None:
+        check_folder("save", save, images=sources, model=model, output=output)
     budget = _budget(thresholds, macs, latency_ms, max_steps)
     from gfnet_fast.exits import Audit
     from gfnet_fast.predictor import Predictor
@@ -89,22 +96,30 @@ def predict(
         audit=watch,
     )
     on_a_terminal = output is None and sys.stdout.isatty()  # where lines are progress enough
-    failed = total = 0
+    config, asked = predictor.config, Asked(top_k, min_confidence)
+    pictures, totals = Pictures(save, show, sources), Totals()
     with (
         opened(output, keep=True) as out,
         progress("", None, quiet or on_a_terminal) as done,
     ):
-        write = _jsonl if format is Format.jsonl else _Table(predictor.config.steps, out.encoding)
+        results = writer(format, out, asked, steps=config.steps, classes=config.classes)
         for result in predictor.stream(with_standard_input(sources), on_error="return"):
-            total, failed = total + 1, failed + (result.error is not None)
-            print(write(result), file=out)
+            unsure = asked.is_unsure(result)
+            results.write(result)
             if result.error is not None:
                 say(f"error: {result.error}")
+            pictures.add(result, unsure)
+            totals.add(result, unsure)
             done(1)
     if watch is not None and not quiet:
         say(f"audit: {watch.losses:.0f} of {watch.count} images changed their class")
-    if failed:
-        say(f"{failed} of {total} inputs failed")
+    if format is Format.table and not quiet:
+        say(str(totals))
+    elif totals.failed:
+        say(f"{totals.failed} of {totals.images} inputs failed")
+    if pictures.undrawn:
+        say(f"{pictures.undrawn} of {totals.images} pictures could not be drawn")
+    if totals.failed or pictures.undrawn:
         raise typer.Exit(SOME_FAILED)
 
 
@@ -122,33 +137,3 @@ def _budget(
             f"thresholds: expected numbers with commas between, got {thresholds!r}"
         ) from error
     return Budget(thresholds=row, macs=macs, latency_ms=latency_ms, max_steps=max_steps)
-
-
-def _jsonl(result: Result) -> str:
-    return json.dumps(result.to_dict())
-
-
-class _Table:
-    """One aligned line a result, written as it comes, in an encoding."""
-
-    def __init__(self, steps: int, encoding: str | None) -> None:
-        self._steps, self._encoding = steps, encoding or "utf-8"
-        self._head = f"{'class':>{NAME}}  {'confidence':>10}  {'step':>5}  {'M macs':>8}  source\n"
-
-    def __call__(self, result: Result) -> str:
-        head, self._head = self._head, ""
-        source = plain(result.source, self._encoding)
-        if result.error is not None:
-            return f"{head}{'error':>{NAME}}  {'':>10}  {'':>5}  {'':>8}  {source}"
-        name = self._aligned(str(result.class_id) if result.label is None else result.label)
-        step = f"{result.exit_step}/{self._steps}"
-        cost = (result.macs or 0) / 1e6
-        return f"{head}{name}  {result.confidence:>10.3f}  {step:>5}  {cost:>8.1f}  {source}"
-
-    def _aligned(self, name: str) -> str:
-        """In NAME columns, of which a wide character takes two."""
-        from rich.cells import cell_len, set_cell_size
-
-        name = plain(name, self._encoding)
-        width = cell_len(name)
-        return " " * (NAME - width) + name if width <= NAME else set_cell_size(name, NAME)
