@@ -83,13 +83,19 @@ class Pool:
                 engine.thresholds = self._thresholds
 
     @contextmanager
-    def engine(self, images: int = 0) -> Iterator[Engine]:
-        """An engine that nobody else uses, prepared for the work in sight: `images` and what has been."""
+    def engine(self, images: int) -> Iterator[Engine]:
+        """An engine that nobody else uses, prepared for the work in sight: `images` and what has been.
+
+        A batch size costs some of its launches to prepare, which for one image is most of its time: an engine
+        has those that are filled, and one with larger ones takes its place when there are images for them.
+        """
         with self._lock:
             engine = self._idle.pop() if self._idle else None
-        engine = engine or self._build(compile=self.compile == "always")
-        if self.should_compile(engine, images):
+        engine = engine or self._build(self._sizes(images), compile=self.compile == "always")
+        if self._should_compile(engine, images):
             engine = self._compiled(engine)
+        elif self._should_grow(engine, images, self.images + images):
+            engine = self._replaced(engine, self._sizes(self.images + images), engine.compiled)
         try:
             yield engine
         finally:
@@ -98,16 +104,34 @@ class Pool:
                     (self._idle.append if engine.settled else self._engines.remove)(engine)
 
     def warm_up(self, images: int) -> None:
-        """Have an engine ready that is prepared for `images` more, and has run."""
+        """Have an engine ready that is prepared for `images` more and full batches, and has run."""
         height, width = self.config.canvas
         black = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=self.device)
-        with self._warming, self.engine(images) as engine:
+        with self._warming, self.engine(max(images, self.batch)) as engine:
             engine.predict(black)
+
+    def outgrown(self, engine: Engine, images: int) -> bool:
+        """Whether a stream that has given `images` to `engine` should ask for another one."""
+        return self._should_compile(engine, 0) or self._should_grow(engine, images, self.images)
+
+    def _should_compile(self, engine: Engine, images: int) -> bool:
+        if self.compile != "auto" or engine.compiled or engine.mode is not Mode.THROUGHPUT:
+            return False
+        return (self.images + images) * engine.seconds_an_image > COMPILE_AFTER
+
+    def _should_grow(self, engine: Engine, images: int, all_images: int) -> bool:
+        """Whether more images are in sight than fit, and enough have been for what a larger one costs."""
+        return images > engine.buckets[-1] and self._sizes(all_images)[-1] > engine.buckets[-1]
+
+    def _sizes(self, images: int) -> list[int]:
+        """The batch sizes that so many images fill; all of them where each costs a compilation."""
+        sizes = sorted({1, max(1, self.batch // 8), self.batch})
+        return sizes if self.compile == "always" else [size for size in sizes if size <= max(images, 1)]
 
     def _compiled(self, engine: Engine) -> Engine:
         """A compiled engine in place of `engine`, or, where compiling fails, `engine`."""
         try:
-            better = self._build(compile=True)
+            return self._replaced(engine, self._sizes(self.batch), compile=True)
         except Exception as error:
             self.compile = "never"
             warnings.warn(
@@ -116,17 +140,19 @@ class Pool:
                 stacklevel=2,
             )
             return engine
+
+    def _replaced(self, engine: Engine, sizes: list[int], compile: bool) -> Engine:
+        better = self._build(sizes, compile)
         with self._lock:
             self._engines.remove(engine)
         return better
 
-    def _build(self, compile: bool) -> Engine:
-        buckets = sorted({1, max(1, self.batch // 8), self.batch})
+    def _build(self, sizes: list[int], compile: bool) -> Engine:
         engine = Engine(
             self.model,
             dtype=self.dtype,
             mode=self.mode if self.deadline_ms is None else "deadline",
-            buckets=buckets,
+            buckets=sizes,
             compile=compile,
             allowed=FAR if self.deadline_ms is None else self.deadline_ms / 1e3,
         )
@@ -134,8 +160,3 @@ class Pool:
             engine.thresholds = self._thresholds
             self._engines.append(engine)
         return engine
-
-    def should_compile(self, engine: Engine, images: int = 0) -> bool:
-        if self.compile != "auto" or engine.compiled or engine.mode is not Mode.THROUGHPUT:
-            return False
-        return (self.images + images) * engine.seconds_an_image > COMPILE_AFTER

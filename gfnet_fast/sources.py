@@ -72,6 +72,14 @@ def is_one(source: object) -> bool:
     return (isinstance(source, (*_BYTES, *_DECODED)) and not is_batch(source)) or _is_file(source)
 
 
+def known_count(source: object) -> int | None:
+    """How many images a source is, where that is known without looking anywhere."""
+    if is_one(source):
+        return 1
+    several = isinstance(source, (list, tuple)) and all(map(is_one, source))
+    return len(source) if several or is_batch(source) else None  # type: ignore[arg-type]
+
+
 def expand(
     source: Source | Iterable[Source], strict: bool = True, within: tuple[int, ...] = ()
 ) -> Iterator[Source | InputError]:

@@ -18,7 +18,7 @@ from gfnet_fast.errors import InputError
 from gfnet_fast.original import Original
 from gfnet_fast.pool import Pool
 from gfnet_fast.results import Result
-from gfnet_fast.sources import Canvas, Source, Taken, prepare, take
+from gfnet_fast.sources import Canvas, Source, Taken, known_count, prepare, take
 
 
 class UnderWay(NamedTuple):
@@ -54,6 +54,7 @@ class Stream:
         pool, line = self._pool, self._line
         taking = partial(take, config=pool.config, normalised=self._normalised)
         ahead = 1 if pool.mode == "latency" else 2 * pool.batch
+        self._in_sight = 1 if pool.mode == "latency" else known_count(source) or max(1, pool.batch // 8)
         with (
             self._to_the_end(),
             Decoded(source, taking, self._read, ahead=ahead) as decoded,
@@ -64,7 +65,7 @@ class Stream:
                     yield from self._failed()
                     continue
                 decoded.put_back(name, canvas)
-                with pool.engine() as engine:
+                with pool.engine(self._in_sight) as engine:
                     answers = engine.stream(self._feed(decoded, engine))
                     with closing(answers):  # before somebody else gets the engine
                         for answer in answers:
@@ -83,7 +84,7 @@ class Stream:
             self._auditing.finish()
 
     def _feed(self, decoded: Decoded, engine: Engine) -> Iterator[Tensor]:
-        """Images for one engine: up to the first float where bytes came before, or a reason to compile."""
+        """Images for one engine: up to the first float where bytes came before, or a reason for another."""
         pool, line, floats = self._pool, self._line, False
         for count, (name, canvas) in enumerate(decoded):
             if not isinstance(canvas, Canvas):
@@ -95,7 +96,11 @@ class Stream:
                     return
                 continue
             image, original = canvas
-            if count and ((image.is_floating_point() and not floats) or pool.should_compile(engine)):
+            if pool.mode != "latency":
+                self._in_sight = max(self._in_sight, count)
+            if count and (
+                (image.is_floating_point() and not floats) or pool.outgrown(engine, self._in_sight)
+            ):
                 decoded.put_back(name, canvas)
                 return
             pool.images += 1

@@ -152,7 +152,7 @@ def test_a_deadline_that_has_passed_leaves_the_newest_prediction_or_an_error(mod
 
 def test_an_image_that_cannot_be_computed_is_an_error_in_its_place(model, frames, exact):
     predictor = predictor_of(model)
-    predictor.predict_batch(batch_of(model, frames[:1]))
+    predictor.predict_batch(batch_of(model, frames))
     (engine,) = predictor._pool._engines
     poisoned = {}
 
@@ -209,6 +209,32 @@ def test_compiling_waits_until_there_is_work_enough(model, frames, exact, built,
     monkeypatch.setattr(pool, "COMPILE_AFTER", 20 * predictor._pool._engines[0].seconds_an_image)
     predictor.predict_batch(batch_of(model, frames))
     assert built == [False, True, False, True], "a large batch is work in sight"
+
+
+def test_an_engine_has_the_batch_sizes_that_there_are_images_for(model, frames, exact):
+    """One image is not kept waiting until batches of 16 have been timed."""
+    predictor = predictor_of(model, batch=16)
+
+    def sizes():
+        (engine,) = predictor._pool._engines
+        return engine.buckets
+
+    for frame in frames[:18]:
+        predictor(frame)
+    assert sizes() == (1,), "however many single images there are"
+    assert found(predictor.stream(iter(frames[:3]))) == exact[:3]
+    assert sizes() == (1, 2)
+    assert found(predictor.stream(iter(frames))) == exact, "it grows in the midst of a stream"
+    assert sizes() == (1, 2, 16)
+
+    predictor = predictor_of(model, batch=16)
+    for _ in range(2):
+        predictor.predict_batch(batch_of(model, frames[:12]))
+    assert sizes() == (1, 2, 16), "batches of 12, again and again"
+
+    predictor = predictor_of(model, batch=16)
+    assert found(predictor(list(frames))) == exact
+    assert sizes() == (1, 2, 16), "a list says how many it has"
 
 
 def test_compiling_never_and_always(model, frames, built, monkeypatch):

@@ -11,6 +11,7 @@ what this package writes says by ``labels`` which names it has, or that it has n
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from gfnet_fast.checkpoints import imagenet
 from gfnet_fast.checkpoints.native import check_labels, check_table
 from gfnet_fast.checkpoints.pickled import unpickle
-from gfnet_fast.checkpoints.tensors import assemble, build, differences, require, skeleton
+from gfnet_fast.checkpoints.tensors import assemble, build, differences, require
 from gfnet_fast.config import MAX_PATCH, RELEASED, GFNetConfig, released
 from gfnet_fast.errors import BudgetError, CheckpointError, shown
 from gfnet_fast.exits import Calibration, ModelIdentity
@@ -196,7 +197,7 @@ def _from_shapes(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> GFNetCon
     classes = _classes(path, parts)
     nearest: list[str] | None = None
     for candidate in (c.replace(classes=classes) for c in RELEASED if c.name.startswith(family)):
-        ours = {name: tuple(t.shape) for name, t in skeleton(candidate).state_dict().items()}
+        ours = _shapes(candidate.name, candidate.patch_size, classes)
         lines = []
         for part, names in _official_names(candidate, ours).items():
             lines += differences(parts[part], {official: ours[name] for official, name in names.items()})
@@ -208,6 +209,13 @@ def _from_shapes(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> GFNetCon
     assert nearest is not None
     require(path, nearest)
     raise AssertionError("unreachable: the nearest configuration differs")
+
+
+@lru_cache(maxsize=2 * len(RELEASED))
+def _shapes(name: str, patch_size: int, classes: int) -> Mapping[str, tuple[int, ...]]:
+    """Of all tensors of a released configuration; building one to see them takes up to a second."""
+    config = released(name, patch_size).replace(classes=classes)
+    return {name: tuple(t.shape) for name, t in build(name, config).state_dict().items()}
 
 
 def _stored_curve(curve: Any, rows: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

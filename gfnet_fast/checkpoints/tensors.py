@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from gfnet_fast.checkpoints.machine import Unusable
 from gfnet_fast.config import GFNetConfig
@@ -24,9 +25,21 @@ MAX_UNSAVED = 64 * 2**20
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
+class _Uninitialised(TorchFunctionMode):
+    """First values are not drawn: nothing would hold them, and on the meta device torch takes long."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _DRAWS:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+_DRAWS = {getattr(Tensor, name) for name in ("normal_", "uniform_", "fill_", "zero_")}
+
+
 def skeleton(config: GFNetConfig) -> GFNet:
     """A GFNet without memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         return GFNet(config)
 
 
