@@ -17,7 +17,7 @@ from torch import Tensor
 from gfnet_fast.data.labelled import Labelled
 from gfnet_fast.errors import BudgetError
 from gfnet_fast.exits import Budget, Calibration, CostTable, device_name, fit_costs
-from gfnet_fast.exits.official import correct_by_step
+from gfnet_fast.exits.official import check_labels
 from gfnet_fast.exits.rule import Floats, check_confidences
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.predictor import Predictor
@@ -35,13 +35,22 @@ class Steps(NamedTuple):
     """What every step says of N labelled images.
 
     confidences : float32 ``[T, N]``, largest softmax probability
-    correct : bool ``[T, N]``
+    predictions : int64 ``[T, N]``, its class
+    labels : int64 ``[N]``
+    origins : int32 ``[T-1, N, 2]``, (row, column) of each crop's top-left pixel
     data_hash : str, SHA-256 of the preprocessed images and their labels, in whatever order
     """
 
     confidences: Floats
-    correct: NDArray[np.bool_]
+    predictions: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    origins: NDArray[np.int32]
     data_hash: str
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """bool ``[T, N]``"""
+        return self.predictions == self.labels
 
 
 def chunks(rows: Sequence[int], size: int = CHUNK) -> Iterator[Sequence[int]]:
@@ -62,20 +71,28 @@ def trace_steps(
         On an image that cannot be used.
     """
     digests: list[bytes] = []
-    confidences, correct = [], []
+    confidences, predictions, labels, origins = [], [], [], []
     for chunk in chunks(rows):
-        images, labels = data.images(chunk), data.labels[list(chunk)]
-        for image, label in zip(images.contiguous().numpy(), labels.numpy(), strict=True):
+        images, truth = data.images(chunk), data.labels[list(chunk)]
+        for image, label in zip(images.contiguous().numpy(), truth.numpy(), strict=True):
             digests.append(hashlib.sha256(image.tobytes() + label.tobytes()).digest())
-        logits = model.trace(model.normalise(images.to(model.device))).logits
-        probabilities = logits.softmax(-1).cpu()
+        trace = model.trace(model.normalise(images.to(model.device)))
+        probabilities = trace.logits.softmax(-1).cpu()
         confidences.append(check_confidences(probabilities.amax(-1)))
-        correct.append(correct_by_step(probabilities, labels))
+        predictions.append(probabilities.numpy().argmax(-1))
+        labels.append(check_labels(truth, *probabilities.shape[1:]))
+        origins.append(trace.origins.int().cpu().numpy())
         progress(len(chunk))
     if not confidences:
         raise BudgetError("images: expected at least one, got none")
     found = hashlib.sha256(b"".join(sorted(digests))).hexdigest()
-    return Steps(np.concatenate(confidences, 1), np.concatenate(correct, 1), found)
+    return Steps(
+        np.concatenate(confidences, 1),
+        np.concatenate(predictions, 1),
+        np.concatenate(labels),
+        np.concatenate(origins, 1),
+        found,
+    )
 
 
 class MeasuredCosts(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,15 @@ def merge_rows(
         raise InputError(f"{path}: expected rows of {', '.join(fields)}, got {', '.join(sorted(odd))}")
     named = {key_of(row) for row in new}
     table = [row for row in check_table(path, fields) if key_of(row) not in named] + new
-    lines = [line(fields)]
-    for row in sorted(table, key=order or key_of):
-        lines.append(line([row.get(name, "") for name in fields]))
-    write_bytes(path, "".join(lines).encode("utf-8", "backslashreplace"))
+    text = "".join(table_lines(fields, sorted(table, key=order or key_of)))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def table_lines(fields: Sequence[str], rows: Iterable[Row]) -> Iterator[str]:
+    """A table's text, a line at a time: the head, then the rows; what is None or missing stays empty."""
+    yield line(fields)
+    for row in rows:
+        yield line([row.get(name, "") for name in fields])
 
 
 def line(cells: Sequence[Any]) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gfnet_fast.cli.app import LARGEST_SEED, MODEL_HELP, Quiet, app, complete_model, finite
 from gfnet_fast.cli.calibrate import DATA_HELP
-from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
+from gfnet_fast.cli.console import progress, results_console
+from gfnet_fast.cli.findings import print_budgets, print_findings, stated_pairs
+from gfnet_fast.cli.output import check_file, opened
 from gfnet_fast.cli.process import FAILED
 from gfnet_fast.hub import locate
 from gfnet_fast.text import say
@@ -28,6 +31,10 @@ def evaluate(
     model: Annotated[str, typer.Argument(help=MODEL_HELP, autocompletion=complete_model)],
     data: Annotated[str, typer.Option("--data", help=DATA_HELP)],
     format: Annotated[Shape, typer.Option("--format", "-f", help="json has every row.")] = Shape.table,
+    html: Annotated[
+        Path | None, typer.Option(help="A page with curves, classes, confusions and wrong images.")
+    ] = None,
+    wrong: Annotated[Path | None, typer.Option(help="A table (.csv) of the wrong images.")] = None,
     rows: Annotated[int, typer.Option(min=2, help="Rows of thresholds that the table shows.")] = 9,
     check: Annotated[
         float | None,
@@ -44,16 +51,27 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Accuracy of each step (anytime) and of each budget, beside what the model itself states.
+    """What the model gets right and wrong: by step, by budget, by class, image by image.
 
     All steps of all images are computed, and the exits follow from them, as in the official evaluation.
+    Classes, confusions and wrong images are those of the model's default budget.
     """
     console = results_console()
+    reads: dict[str, Any] = {"images": [data], "model": model}
+    if html is not None:
+        check_file("html", html, **reads)
+    if wrong is not None:
+        check_file("wrong", wrong, **reads, files=[] if html is None else [html])
     from gfnet_fast.checkpoints import load
-    from gfnet_fast.data.labelled import open_labelled
+    from gfnet_fast.data.labelled import LabelledFolder, open_labelled
     from gfnet_fast.evaluation import shuffled, stored_anytime, trace_steps
+    from gfnet_fast.outcome import MISTAKE, by_class, confusions, mistake_rows, outcome
     from gfnet_fast.predictor import Predictor
+    from gfnet_fast.report import check_drawing, draw_evaluation
+    from gfnet_fast.tables import table_lines
 
+    if html is not None:
+        check_drawing()
     network = Predictor(load(model), device=device).model
     labelled = open_labelled(data, network, split="test", count=images or DIGITS, seed=200 + seed)
     picked = shuffled(len(labelled.labels), images, seed)
@@ -61,21 +79,44 @@ def evaluate(
         steps = trace_steps(network, labelled, picked, done)
     path = locate(model)
     stored = stored_anytime(path, network.config.steps) if path.is_file() else None
-    facts = summary(network, steps, stored)
+    found = outcome(steps, network.default_thresholds())
+    names, paths = labelled.classes, labelled.paths if isinstance(labelled, LabelledFolder) else None
+    wrong_rows = mistake_rows(found, names, picked, paths)
+    facts = summary(network, steps, found, stored)
     if format is Shape.json:
-        print(json.dumps(facts, indent=1))
+        whole = {**facts, **details(by_class(found), confusions(found), names), "mistakes": wrong_rows}
+        print(json.dumps(whole, indent=1))
     else:
-        _print(console, facts, rows)
+        print_budgets(console, facts, rows)
+        print_findings(console, facts["default"], found, names)
+    if wrong is not None:
+        with opened(wrong) as out:
+            out.writelines(table_lines(MISTAKE, wrong_rows))
+        _wrote(wrong, quiet)
+    if html is not None:
+        from gfnet_fast.report.evaluation import Evaluation
+
+        patch = network.config.patch_size
+        page = Evaluation(model, data, facts, found, names, patch, labelled, picked, paths)
+        with opened(html) as out:
+            out.write(draw_evaluation(page))
+        _wrote(html, quiet)
     if check is not None:
         _check(facts, check)
 
 
-def summary(network: Any, steps: Any, stored: Any = None) -> dict[str, Any]:
-    """Everything that is shown, as JSON can hold it; accuracies in percent, None where nothing is stated."""
+def _wrote(path: Path, quiet: bool) -> None:
+    if not quiet:
+        say(f"wrote {path}")
+
+
+def summary(network: Any, steps: Any, found: Any, stored: Any = None) -> dict[str, Any]:
+    """The figures that are shown, as JSON can hold them; in percent, None where nothing is stated."""
     import numpy as np
 
     from gfnet_fast.exits.official import evaluate_rows
     from gfnet_fast.intervals import wilson
+    from gfnet_fast.outcome import figures
 
     macs, count = network.config.macs, steps.correct.shape[1]
     anytime = [
@@ -93,6 +134,7 @@ def summary(network: Any, steps: Any, stored: Any = None) -> dict[str, Any]:
         "data_hash": steps.data_hash,
         "anytime": anytime,
         "budgeted": [],
+        "default": {"thresholds": network.default_thresholds().tolist(), **figures(found, macs)},
     }
     calibration = network.calibration
     if calibration is not None:
@@ -119,49 +161,33 @@ def _number(value: float) -> float | None:
     return None if value != value else float(value)
 
 
-def _print(console: Any, facts: dict[str, Any], rows: int) -> None:
-    from gfnet_fast.evaluation import spread
+def details(by_class: Any, confusions: Any, names: Any) -> dict[str, Any]:
+    """Classes and confusions, as JSON can hold them; recall and precision in percent."""
 
-    table = plain_table("anytime: step", "M multiply-adds", "accuracy, %", "95 % interval", "stated")
-    for row in facts["anytime"]:
-        low, high = row["interval"]
-        cells = f"{row['macs'] / 1e6:.2f}", f"{row['accuracy']:.2f}", f"{low:.2f} to {high:.2f}"
-        table.add_row(str(row["step"]), *cells, _shown(row["stated"]))
-    console.print(table)
-    if not facts["budgeted"]:
-        console.print("no budgets: the model has no thresholds; make some with `gfnet-fast calibrate`")
-        return
-    columns = ("M multiply-adds", "stated", "accuracy, %", "stated", "% leaving at each step")
-    table = plain_table("budget: row", *columns)
-    for i in spread(rows, len(facts["budgeted"])):
-        row = facts["budgeted"][i]
-        stated = None if row["stated_macs"] is None else row["stated_macs"] / 1e6
-        found = f"{row['macs'] / 1e6:.2f}", _shown(stated), f"{row['accuracy']:.2f}", _shown(row["stated"])
-        table.add_row(str(i), *found, per_cent(row["shares"]))
-    console.print(table)
-    off = [abs(accuracy - stated) for accuracy, stated in _pairs(facts)]
-    if off:
-        on = facts["stated_on"]["images"]
-        there = f"stated on {on} images" if on else "stated, on images that the file does not name"
-        count = facts["images"]
-        console.print(
-            f"{count} images; accuracies {there}: at most {max(off):.2f} percent points off "
-            f"(the standard error of one is {50 / count**0.5:.2f} at most)"
-        )
+    def per_cent(share: float | None) -> float | None:
+        return None if share is None else 100 * share
 
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _pairs(facts: dict[str, Any]) -> list[tuple[float, float]]:
-    """Accuracies found and stated, of all rows where both are there."""
-    rows = [*facts["anytime"], *facts["budgeted"]]
-    return [(row["accuracy"], row["stated"]) for row in rows if row["stated"] is not None]
+    classes = [
+        {
+            "class": names[one.label],
+            "images": one.images,
+            "right": one.right,
+            "recall": per_cent(one.recall),
+            "interval": [100 * end for end in one.interval],
+            "said": one.said,
+            "precision": per_cent(one.precision),
+        }
+        for one in by_class
+    ]
+    pairs = [
+        {"truth": names[one.label], "prediction": names[one.prediction], "images": one.count}
+        for one in confusions
+    ]
+    return {"classes": classes, "confusions": pairs}
 
 
 def _check(facts: dict[str, Any], most: float) -> None:
-    pairs = _pairs(facts)
+    pairs = stated_pairs(facts)
     far = [pair for pair in pairs if abs(pair[0] - pair[1]) > most]
     if far or not pairs:
         what = f"{len(far)} of {len(pairs)} farther off" if pairs else "a model that states none"

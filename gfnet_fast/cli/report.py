@@ -16,15 +16,21 @@ from gfnet_fast.text import say
 def report(
     sources: Annotated[
         list[Path],
-        typer.Argument(help="Rows of `gfnet-fast bench` (.csv, .jsonl), or metrics.jsonl of training."),
+        typer.Argument(
+            help="Folders of training runs; rows of `gfnet-fast bench` or of training (.csv, .jsonl)."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
 ) -> None:
-    """Draw benchmark rows and training metrics as one HTML page that needs nothing else."""
-    check_file("output", output, files=sources)
-    from gfnet_fast.report import draw_report, read_rows
+    """Draw benchmark rows and training runs as one HTML page that needs nothing else."""
+    folders = [source for source in sources if source.is_dir()]
+    inside = [path for folder in folders for path in folder.iterdir()]
+    check_file("output", output, files=[*sources, *inside])
+    from gfnet_fast.report import draw_report, read_rows, read_run
 
-    page = draw_report([row for source in sources for row in read_rows(source)])
+    runs = [read_run(folder) for folder in folders]
+    rows = [row for source in sources if source not in folders for row in read_rows(source)]
+    page = draw_report(rows, runs)
     with opened(output) as out:
         out.write(page)
     say(f"wrote {output}")

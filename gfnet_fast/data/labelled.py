@@ -25,9 +25,15 @@ READERS = min(8, os.cpu_count() or 1)
 
 
 class Labelled(Protocol):
-    """N images with labels int64 ``[N]``; `images` gives uint8 ``[n, H, W, 3]``, preprocessed."""
+    """N images with labels int64 ``[N]``, and the names of the K classes that these count.
+
+    `images` gives uint8 ``[n, H, W, 3]``, preprocessed.
+    """
 
     labels: Tensor
+
+    @property
+    def classes(self) -> Sequence[str]: ...
 
     def images(self, rows: Sequence[int], /) -> Tensor: ...
 
@@ -50,6 +56,8 @@ class LabelledFolder:
     ----------
     paths : list of N Path, class by class
     labels : int64 ``[N]``
+    classes : tuple of K str
+        The model's labels, or where it has none the folders' names.
 
     Raises
     ------
@@ -78,6 +86,7 @@ class LabelledFolder:
             expected = f"{config.classes} class folders, or folders named as the model's labels"
             raise InputError(f"{root}: expected {expected}, got {len(found)} folders")
         self.config = config
+        self.classes = tuple(labels_of or found)
         self.paths: list[Path] = []
         labels: list[int] = []
         for label, path in zip(classes, folders, strict=True):

@@ -160,13 +160,17 @@ def evaluate_rows(confidences: Any, correct: Any, thresholds: Any, costs: Any) -
 def correct_by_step(probabilities: Any, labels: Any) -> NDArray[np.bool_]:
     """Whether the prediction of each step is the label: ``[T, N, K]``, int ``[N]`` -> bool ``[T, N]``."""
     array = as_array(probabilities)
+    return array.argmax(axis=2) == check_labels(labels, *array.shape[1:])
+
+
+def check_labels(labels: Any, count: int, classes: int) -> NDArray[np.int64]:
+    """Labels of `count` images, checked: 0..`classes` - 1 -> int64 ``[N]``; else BudgetError."""
     truth = as_array(labels)
-    count, classes = array.shape[1:]
     if truth.shape != (count,) or truth.dtype.kind not in "iu":
         raise BudgetError(f"labels: expected {count} whole numbers, got {truth.dtype} {list(truth.shape)}")
     if truth.min() < 0 or truth.max() >= classes:
         raise BudgetError(f"labels: expected 0..{classes - 1}, got {truth.min()}..{truth.max()}")
-    return array.argmax(axis=2) == truth
+    return truth.astype(np.int64)
 
 
 def check_correct(values: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
