@@ -10,7 +10,6 @@ report of a run is drawn together.
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,14 +64,7 @@ def read(folder: Path) -> Seed:
             macs, seconds = content["macs"].astype(float), float(content["seconds"])
             networks[path.stem] = Said(heldout, report, macs, seconds)
     config = GFNetConfig.from_dict(json.loads((folder / "gfnet" / "config.json").read_text())["config"])
-    runs = [run_of(name, parts["run"]) for name in parts["names"][1]]
-    return Seed(networks, runs, config)
-
-
-def run_of(name: str, run: int) -> str:
-    """The class and the run of so many that a photograph is of, e.g. ``glass/glass12.jpg``, 10: "glass/1"."""
-    number = re.findall(r"\d+", name)
-    return f"{name.split('/')[0]}/{(int(number[-1]) - 1) // run}" if number else name
+    return Seed(networks, parts["runs"], config)
 
 
 def mixture(seed: Seed, cost: float) -> Array:

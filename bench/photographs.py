@@ -50,7 +50,7 @@ from gfnet_fast.files import write_bytes, write_json
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.macs import static_macs
 from gfnet_fast.tables import merge_rows
-from gfnet_fast.training.config import TrainConfig, family_config, model_config
+from gfnet_fast.training.config import FINE_TUNING, TrainConfig, family_config, model_config
 from gfnet_fast.training.distributed import seed_of
 from gfnet_fast.training.evaluate import fixed_crops, random_crops, step_logits
 from gfnet_fast.training.folder import train_folder
@@ -89,7 +89,7 @@ class Task:
     def config(self, seed: int) -> TrainConfig:
         shares = {"validation": 0.2, "heldout": 0.12, "vertical_flip": 0.5, "color_jitter": 0.2}
         seeds = {"seed": seed, "split_seed": seed}
-        return family_config(BACKBONE, small=True, **{**shares, **seeds, **self.training})
+        return family_config(BACKBONE, **{**FINE_TUNING, **shares, **seeds, **self.training})
 
 
 TASKS = {
@@ -296,7 +296,8 @@ def main() -> None:
         return
     names = [[name.decode() for name in part.names.tolist()] for part in (parts.heldout, parts.validation)]
     labels = [part.labels.tolist() for part in (parts.heldout, parts.validation)]
-    about = {"classes": parts.classes, "names": names, "labels": labels, "run": config.split_run}
+    runs = [run.decode() for run in parts.validation.runs.tolist()]
+    about = {"classes": parts.classes, "names": names, "labels": labels, "runs": runs}
     write_json(folder / "parts.json", about)
     adaptive(task, data, config, folder)
     for canvas in task.statics:

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from compared import run_of
 from photographs import TASKS, batches, cells
 from torch import Tensor
 
@@ -80,8 +79,8 @@ def main() -> None:
     model = load(options.output / f"{options.task}-{options.seed}" / "gfnet").eval()
     train, *others = (seen(model, part) for part in parts[1:])
     other = Seen(*(torch.cat(pair) for pair in zip(*others, strict=True)))
-    runs = [run_of(name.decode(), config.split_run) for part in parts[2:] for name in part.names.tolist()]
-    half = np.random.default_rng(0).permutation(np.unique(runs))[: len(set(runs)) // 2]
+    runs = np.concatenate([part.runs for part in parts[2:]])
+    half = np.random.default_rng(0).permutation(np.unique(runs))[: len(np.unique(runs)) // 2]
     first = torch.from_numpy(np.isin(runs, half))
     crossed = [chosen(other.rows(a), other.rows(b)) for a, b in ((first, ~first), (~first, first))]
     best = other.right.gather(1, other.sure.argmax(1, keepdim=True))

@@ -23,12 +23,6 @@ def static(compared, macs, right):
     return compared.Said(said, said, np.array([macs]), 1.0)
 
 
-def test_runs_are_those_that_the_data_were_divided_in(compared):
-    names = ["glass/glass1.jpg", "glass/glass10.jpg", "glass/glass11.jpg", "metal/metal11.jpg"]
-    assert [compared.run_of(name, 10) for name in names] == ["glass/0", "glass/0", "glass/1", "metal/1"]
-    assert len({compared.run_of(name, 1) for name in names}) == 4
-
-
 def test_a_static_network_between_two_sizes_is_their_mixture(compared):
     small, large = static(compared, 100.0, [0, 0, 1, 1]), static(compared, 200.0, [1, 0, 1, 0])
     seed = compared.Seed({"static-a": small, "static-b": large}, list("abcd"), RELEASED[0])

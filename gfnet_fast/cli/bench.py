@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, Quiet, app, complete_model
-from gfnet_fast.cli.calibrate import DATA_HELP
+from gfnet_fast.cli.calibrate import DATA_HELP, PART_HELP, Part
 from gfnet_fast.cli.console import plain_table, results_console
 from gfnet_fast.cli.output import check_file, opened
 from gfnet_fast.text import plain, say
@@ -23,6 +23,7 @@ def bench(
         ),
     ] = "digits",
     data: Annotated[str, typer.Option("--data", help=DATA_HELP)] = "digits",
+    part: Annotated[Part, typer.Option(help=PART_HELP)] = Part.auto,
     html: Annotated[Path | None, typer.Option(help="A page with curves, which needs matplotlib.")] = None,
     csv: Annotated[
         Path | None, typer.Option(help="A table; rows of an earlier run on the same images are replaced.")
@@ -76,7 +77,8 @@ def bench(
 
     predictor = Predictor(load(model), device=device, batch=batch)
     network = predictor.model
-    labelled = open_labelled(data, network, split="test", count=images, seed=300 + seed)
+    which: dict[str, Any] = {"source": model, "part": part.value, "tell": remark}
+    labelled = open_labelled(data, network, split="test", count=images, seed=300 + seed, **which)
     picked = shuffled(len(labelled.labels), images, seed)
     remark(f"reading {len(picked)} images")
     pixels = torch.cat([labelled.images(rows) for rows in chunks(picked)]).to(network.device)

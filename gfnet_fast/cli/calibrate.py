@@ -20,8 +20,19 @@ if TYPE_CHECKING:
     from gfnet_fast.exits import Calibration
 
 DATA_HELP = "Folder of class folders of images; 'digits' composes canvases of digits held out from training."
+PART_HELP = (
+    "Of the folder that the model was trained on: auto (kept from training), all, train, heldout, val."
+)
 DIGITS = 8000
 ROWS = 9
+
+
+class Part(str, Enum):
+    auto = "auto"
+    all = "all"
+    train = "train"
+    heldout = "heldout"
+    val = "val"
 
 
 class Method(str, Enum):
@@ -33,6 +44,7 @@ class Method(str, Enum):
 def calibrate(
     model: Annotated[str, typer.Argument(help=MODEL_HELP, autocompletion=complete_model)],
     data: Annotated[str, typer.Option("--data", help=DATA_HELP)],
+    part: Annotated[Part, typer.Option(help=PART_HELP)] = Part.auto,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="A new model folder, instead of the thresholds in MODEL itself."),
@@ -82,7 +94,10 @@ def calibrate(
     network = load(model)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "batch": batch}
     predictor = Predictor(network, compile="always" if compile else "never", **options)
-    labelled = open_labelled(data, network, split="validation", count=images or DIGITS, seed=100 + seed)
+    which: dict[str, Any] = {"source": model, "part": part.value, "tell": say}
+    labelled = open_labelled(
+        data, network, split="validation", count=images or DIGITS, seed=100 + seed, **which
+    )
     rows = shuffled(len(labelled.labels), images, seed)
     kept, searched = rows[: int(holdout * len(rows))], rows[int(holdout * len(rows)) :]
     with progress("tracing", len(rows), quiet) as done:

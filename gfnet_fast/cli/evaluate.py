@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gfnet_fast.cli.app import LARGEST_SEED, MODEL_HELP, Quiet, app, complete_model, finite
-from gfnet_fast.cli.calibrate import DATA_HELP
+from gfnet_fast.cli.calibrate import DATA_HELP, PART_HELP, Part
 from gfnet_fast.cli.console import progress, results_console
 from gfnet_fast.cli.findings import print_budgets, print_findings, stated_pairs
 from gfnet_fast.cli.output import check_file, opened
@@ -30,6 +30,7 @@ class Shape(str, Enum):
 def evaluate(
     model: Annotated[str, typer.Argument(help=MODEL_HELP, autocompletion=complete_model)],
     data: Annotated[str, typer.Option("--data", help=DATA_HELP)],
+    part: Annotated[Part, typer.Option(help=PART_HELP)] = Part.auto,
     format: Annotated[Shape, typer.Option("--format", "-f", help="json has every row.")] = Shape.table,
     html: Annotated[
         Path | None, typer.Option(help="A page with curves, classes, confusions and wrong images.")
@@ -63,7 +64,7 @@ def evaluate(
     if wrong is not None:
         check_file("wrong", wrong, **reads, files=[] if html is None else [html])
     from gfnet_fast.checkpoints import load
-    from gfnet_fast.data.labelled import LabelledFolder, open_labelled
+    from gfnet_fast.data.labelled import LabelledImages, open_labelled
     from gfnet_fast.evaluation import shuffled, stored_anytime, trace_steps
     from gfnet_fast.outcome import MISTAKE, by_class, confusions, mistake_rows, outcome
     from gfnet_fast.predictor import Predictor
@@ -73,14 +74,15 @@ def evaluate(
     if html is not None:
         check_drawing()
     network = Predictor(load(model), device=device).model
-    labelled = open_labelled(data, network, split="test", count=images or DIGITS, seed=200 + seed)
+    path = locate(model)
+    which: dict[str, Any] = {"source": path, "part": part.value, "tell": say}
+    labelled = open_labelled(data, network, split="test", count=images or DIGITS, seed=200 + seed, **which)
     picked = shuffled(len(labelled.labels), images, seed)
     with progress("tracing", len(picked), quiet) as done:
         steps = trace_steps(network, labelled, picked, done)
-    path = locate(model)
     stored = stored_anytime(path, network.config.steps) if path.is_file() else None
     found = outcome(steps, network.default_thresholds())
-    names, paths = labelled.classes, labelled.paths if isinstance(labelled, LabelledFolder) else None
+    names, paths = labelled.classes, labelled.paths if isinstance(labelled, LabelledImages) else None
     wrong_rows = mistake_rows(found, names, picked, paths)
     facts = summary(network, steps, found, stored)
     if format is Shape.json:

@@ -14,29 +14,43 @@ from gfnet_fast.cli.app import Quiet, app
 from gfnet_fast.cli.process import INTERRUPTED, stop
 from gfnet_fast.errors import InputError, reason
 from gfnet_fast.files import parse_json, read_text
-from gfnet_fast.text import plain, say
+from gfnet_fast.text import plain
 
 SETTINGS_HELP = "A field of TrainConfig, or model.FIELD of GFNetConfig: gamma=0.9, epochs=0,30,15,30."
 
-PRETRAINED_HELP = "The backbone's weights: 'timm', a file, or an installed package that carries one."
+PRETRAINED_HELP = (
+    "Weights to begin with: 'timm', a file, an installed package that carries one, a GFNet's folder, file or "
+    "name, or 'none'; by default what fits the backbone and is at hand."
+)
+BACKBONE_HELP = "timm/NAME or torchvision/NAME; EfficientNet-Lite0 without it."
 
 
 @app.command()
 def train(
     data: Annotated[Path, typer.Option(help="Folder of images: train/CLASS/ and val/CLASS/, or CLASS/.")],
-    backbone: Annotated[str, typer.Option(help="timm/NAME or torchvision/NAME.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A new folder, or one to go on in.")],
-    patch_size: Annotated[int, typer.Option(help="Pixels of the glance and the crops.")] = 96,
-    steps: Annotated[int, typer.Option(help="Steps at most, the glance included.")] = 5,
-    image_size: Annotated[str, typer.Option(help="Pixels of an image: 224, or HEIGHTxWIDTH.")] = "224",
+    backbone: Annotated[str | None, typer.Option(help=BACKBONE_HELP)] = None,
+    patch_size: Annotated[
+        int | None,
+        typer.Option(help="Pixels of the glance and the crops; by default two thirds of an image."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps at most, the glance included; 2 without it.")
+    ] = None,
+    image_size: Annotated[
+        str | None, typer.Option(help="Pixels of an image: 224, or HEIGHTxWIDTH; by default as pictures are.")
+    ] = None,
     stages: Annotated[str | None, typer.Option(help="E.g. 1,2,3; by default those with epochs.")] = None,
-    pretrained: Annotated[str, typer.Option(help=PRETRAINED_HELP)] = "",
+    pretrained: Annotated[str | None, typer.Option(help=PRETRAINED_HELP)] = None,
     init: Annotated[
         str | None, typer.Option(help="A whole model to begin with: a checkpoint or a name.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as JSON or TOML, by name.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help=SETTINGS_HELP)] = None,
     batch: Annotated[int | None, typer.Option(help="Images of an update, over all processes.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a better state that end a stage; 0: never.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Determines the run, on a CPU to the bit.")] = None,
     amp: Annotated[bool | None, typer.Option(help="Encoders in bfloat16.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -46,22 +60,25 @@ def train(
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Updates between checkpoints.")] = 1000,
     bad_images: Annotated[int, typer.Option(min=0, help="So many may be unreadable.")] = 0,
     export: Annotated[str, typer.Option(help="'official': also write official.pth.tar.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Metrics for TensorBoard.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train on a folder of images, find thresholds on held-out ones, and measure.
 
-    A run that was interrupted or killed goes on when it is started again with the same command. Several
-    processes: torchrun --nproc-per-node N -m gfnet_fast train ...
+    What no option says follows from the images, and is said before it begins. A run that was interrupted or
+    killed goes on when it is started again with the same command. Several processes:
+    torchrun --nproc-per-node N -m gfnet_fast train ...
     """
     if export not in ("", "official"):
         raise typer.BadParameter(f"export: expected 'official', got {export!r}")
-    numbers, size = _numbers(stages), _size(image_size)
+    numbers, size = _numbers(stages), None if image_size is None else _size(image_size)
     from gfnet_fast.config import GFNetConfig
-    from gfnet_fast.data.by_class import has_fewer
-    from gfnet_fast.training.config import SMALL_FOLDER, TrainConfig, checked, family_config
-    from gfnet_fast.training.folder import Interrupted, train_folder
-    from gfnet_fast.training.job import Job, Manner
+    from gfnet_fast.training.config import TrainConfig, checked
+    from gfnet_fast.training.defaults import Request
+    from gfnet_fast.training.folder import train_folder
+    from gfnet_fast.training.job import Manner
+    from gfnet_fast.training.run import Interrupted
 
     training, model = _file_settings(config) if config else ({}, {})
     training, model = checked(TrainConfig, training, str(config)), checked(GFNetConfig, model, str(config))
@@ -73,25 +90,10 @@ def train(
             model.update(checked(GFNetConfig, {name.removeprefix("model."): value}, "--set model"))
         else:
             training.update(checked(TrainConfig, {name: value}, "--set"))
-    flags = {"batch": batch, "seed": seed, "amp": amp}
+    flags = {"batch": batch, "patience": patience, "seed": seed, "amp": amp}
     given = {name: value for name, value in flags.items() if value is not None}
     training.update(checked(TrainConfig, given, "options"))
-    small = bool(pretrained) and has_fewer(data, SMALL_FOLDER)
-    speaks = not quiet and os.environ.get("RANK", "0") == "0"  # once, whatever number of processes
-    if small and speaks:
-        say(f"recipe: for small folders, of fewer than {SMALL_FOLDER} images")
-    job = Job(
-        data,
-        output,
-        backbone,
-        patch_size,
-        steps,
-        size,
-        family_config(backbone, small=small, **training),
-        model,
-        pretrained,
-        init,
-    )
+    asked = Request(data, output, backbone, patch_size, steps, size, training, model, pretrained, init)
     manner = Manner(
         device,
         workers,
@@ -100,17 +102,18 @@ def train(
         compile,
         channels_last,
         "official" if export else "",
+        dry_run,
         tensorboard,
         quiet,
     )
     try:
-        found = train_folder(job, numbers, manner)
+        found = train_folder(asked, numbers, manner)
     except Interrupted as error:
         stop(f"{error}: a checkpoint is in {output}, and the same command goes on from it", INTERRUPTED)
-    if speaks:
+    if found and os.environ.get("RANK", "0") == "0":  # once, whatever number of processes
         exits, all_steps = found["exits"], 100 * found["exits"]["all_steps"]
         early = f"{100 * exits['accuracy']:.1f} % with early exit in {exits['mean_steps']:.2f} steps"
-        whole = f"{all_steps:.1f} % right after {steps} steps"
+        whole = f"{all_steps:.1f} % right after {len(exits['shares'])} steps"
         print(f"{plain(str(output))}: {whole}, {early}; {found['count']} images")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 from gfnet_fast.errors import InputError
@@ -25,8 +24,3 @@ def images_of(folder: Path) -> list[Path]:
     if not images:
         raise InputError(f"{folder}: expected images ({' '.join(sorted(SUFFIXES))}), got an empty class")
     return images
-
-
-def has_fewer(folder: Path, count: int) -> bool:
-    """Whether a folder holds fewer images than that, at any depth; no more than so many are looked at."""
-    return sum(1 for _ in islice(find(str(folder)), count)) < count

@@ -37,17 +37,24 @@ Item = tuple[int, int]  # which image, and the seed of what is random about it
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some images of a folder: names below `root` (bytes ``[N]``) and labels int64 ``[N]``."""
+    """Some images of a folder: names below `root` (bytes ``[N]``), labels int64 ``[N]``, and runs.
+
+    `runs` (bytes ``[N]``) are names too: images of one run stay together where a folder is divided.
+    """
 
     root: Path
     names: np.ndarray
     labels: np.ndarray
+    runs: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def path(self, row: int) -> Path:
         return self.root / os.fsdecode(self.names[row])
+
+    def take(self, rows: np.ndarray) -> Part:
+        return Part(self.root, self.names[rows], self.labels[rows], self.runs[rows])
 
     @property
     def digest(self) -> str:
@@ -89,10 +96,16 @@ def read_parts(
         if (other := _classes(part)) != classes:
             odd = sorted(set(other) ^ set(classes))
             raise InputError(f"{part}: expected the classes of {named['train']}, got a difference in {odd}")
-    found = {name: _part(part, classes) for name, part in named.items()}
+    found = {name: _part(part, classes, run) for name, part in named.items()}
     shares = {"heldout": heldout, "val": validation}
     missing = {name: share for name, share in shares.items() if name not in found}
-    pieces = _divided(found["train"], classes, list(missing.values()), seed, run)
+    pieces = _divided(
+        found["train"],
+        classes,
+        list(missing.values()),
+        seed,
+        "images" if run == 1 else f"runs of {run} images",
+    )
     found.update(zip(["train", *missing], pieces, strict=True))
     return Parts(classes, found["train"], found["heldout"], found["val"])
 
@@ -104,27 +117,27 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _part(folder: Path, classes: Sequence[str]) -> Part:
+def _part(folder: Path, classes: Sequence[str], run: int) -> Part:
     names: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         images = images_of(folder / name)
         names += [os.fsencode(path.relative_to(folder)) for path in images]
         labels += [label] * len(images)
-    return Part(folder, np.array(names), np.array(labels, np.int64))
+    return Part(folder, np.array(names), np.array(labels, np.int64), np.array(runs_of(names, run)))
 
 
-def _divided(part: Part, classes: Sequence[str], shares: list[float], seed: int, run: int) -> list[Part]:
+def _divided(part: Part, classes: Sequence[str], shares: list[float], seed: int, what: str) -> list[Part]:
     """What is left of a part, and its shares: of each class's runs, rounded, at least one each."""
     rows: list[list[np.ndarray]] = [[] for _ in range(len(shares) + 1)]
     rng = np.random.default_rng(seed)
     for label, name in enumerate(classes):
         mine = np.flatnonzero(part.labels == label)
-        runs = _runs(part.names[mine].tolist(), run)
-        drawn = rng.permutation(runs.max() + 1)
+        _, first, runs = np.unique(part.runs[mine], return_index=True, return_inverse=True)
+        runs = np.argsort(np.argsort(first))[runs]  # numbered in the order in which they are met
+        drawn = rng.permutation(len(first))
         counts = [max(round(share * len(drawn)), 1) for share in shares]
         if sum(counts) >= len(drawn):
-            what = "images" if run == 1 else f"runs of {run} images"
             raise InputError(
                 f"{part.root / name}: expected more than {sum(counts)} {what}, to keep that many from "
                 f"training, got {len(drawn)}"
@@ -132,25 +145,27 @@ def _divided(part: Part, classes: Sequence[str], shares: list[float], seed: int,
         *kept, rest = np.split(drawn, np.cumsum(counts))
         for piece, some in zip(rows, [rest, *kept], strict=True):
             piece.append(mine[np.isin(runs, some)])
-    return [Part(part.root, part.names[r], part.labels[r]) for r in map(np.sort, map(np.concatenate, rows))]
+    return [part.take(np.sort(np.concatenate(piece))) for piece in rows]
 
 
-def _runs(names: list[bytes], run: int) -> np.ndarray:
-    """Which run each image of a class is in, numbered from 0: int64 ``[N]``."""
+def runs_of(names: Sequence[bytes], run: int) -> list[bytes]:
+    """The run of so many neighbours that each image is of; of one: itself.
+
+    ``a/b12.png`` is of the run ``a/b#1`` of ten, and the n-th without a number in its name of ``a/~0``.
+    """
     if run == 1:
-        return np.arange(len(names))
-    numbers: dict[tuple[bytes, bytes | None, int], int] = {}
+        return list(names)
     unnumbered: Counter[bytes] = Counter()
     found = []
     for name in names:
         folder, file = os.path.split(name)
         if match := _LAST_NUMBER.fullmatch(os.path.splitext(file)[0]):
-            key = folder, match[1], (int(match[2]) - 1) // run
+            own = b"%b#%d" % (match[1], (int(match[2]) - 1) // run)
         else:
-            key = folder, None, unnumbered[folder] // run
+            own = b"~%d" % (unnumbered[folder] // run)
             unnumbered[folder] += 1
-        found.append(numbers.setdefault(key, len(numbers)))
-    return np.array(found)
+        found.append(os.path.join(folder, own))
+    return found
 
 
 class Batch(NamedTuple):

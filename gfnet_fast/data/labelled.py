@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.data.by_class import class_folders, images_of
+from gfnet_fast.data.split import SPLIT, Entry, read_split
 from gfnet_fast.errors import InputError
 from gfnet_fast.hub import comes_along
 from gfnet_fast.sources import read_image
@@ -38,7 +39,31 @@ class Labelled(Protocol):
     def images(self, rows: Sequence[int], /) -> Tensor: ...
 
 
-class LabelledFolder:
+class LabelledImages:
+    """Images by their paths, with the preprocessing that the model of `config` expects.
+
+    Attributes
+    ----------
+    paths : list of N Path
+    labels : int64 ``[N]``
+    classes : tuple of K str
+        Their names.
+    """
+
+    def __init__(
+        self, paths: list[Path], labels: Sequence[int], classes: Sequence[str], config: GFNetConfig
+    ) -> None:
+        self.paths, self.classes, self.config = paths, tuple(classes), config
+        self.labels = torch.tensor(labels, device="cpu")
+
+    def images(self, rows: Sequence[int], /) -> Tensor:
+        """uint8 ``[n, H, W, 3]``; InputError, naming the path, at one that cannot be used."""
+        with ThreadPoolExecutor(READERS) as pool:
+            read = pool.map(partial(read_image, config=self.config), [self.paths[row] for row in rows])
+            return torch.stack(list(read))
+
+
+class LabelledFolder(LabelledImages):
     """The images below a folder, in class folders, with the preprocessing that the model expects.
 
     Class folders that are all named as the model's labels have those classes. Where none is, there are as
@@ -51,13 +76,6 @@ class LabelledFolder:
         Of the model that will see the images.
     names : sequence of K str, optional
         The model's labels.
-
-    Attributes
-    ----------
-    paths : list of N Path, class by class
-    labels : int64 ``[N]``
-    classes : tuple of K str
-        The model's labels, or where it has none the folders' names.
 
     Raises
     ------
@@ -85,32 +103,44 @@ class LabelledFolder:
         else:
             expected = f"{config.classes} class folders, or folders named as the model's labels"
             raise InputError(f"{root}: expected {expected}, got {len(found)} folders")
-        self.config = config
-        self.classes = tuple(labels_of or found)
-        self.paths: list[Path] = []
+        paths: list[Path] = []
         labels: list[int] = []
         for label, path in zip(classes, folders, strict=True):
             images = images_of(path)
-            self.paths += images
+            paths += images
             labels += [label] * len(images)
-        self.labels = torch.tensor(labels, device="cpu")
-
-    def images(self, rows: Sequence[int], /) -> Tensor:
-        """uint8 ``[n, H, W, 3]``; InputError, naming the path, at one that cannot be used."""
-        with ThreadPoolExecutor(READERS) as pool:
-            read = pool.map(partial(read_image, config=self.config), [self.paths[row] for row in rows])
-            return torch.stack(list(read))
+        super().__init__(paths, labels, labels_of or found, config)
 
 
 def open_labelled(
-    name: str, model: GFNet, *, split: Literal["validation", "test"] = "test", count: int, seed: int = 0
+    name: str,
+    model: GFNet,
+    *,
+    split: Literal["validation", "test"] = "test",
+    count: int,
+    seed: int = 0,
+    source: str | os.PathLike[str] = "",
+    part: str = "auto",
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Labelled:
     """The labelled folder of that name; ``"digits"``, where there is none: `count` composed canvases.
 
-    `split` says of which handwritten digits, none of which the embedded model was trained on.
+    `split` says of which handwritten digits, none of which the embedded model was trained on. Of the folder
+    that the model was trained on, which `source`'s ``split.csv`` tells, those are taken that were kept from
+    training: for "test" those for the report, else those for thresholds.
+
+    Parameters
+    ----------
+    source : path
+        Where the model was read from.
+    part : "auto", "all", "train", "heldout" or "val"
+        Which part of that folder; "auto" takes all images of any other folder.
+    tell : called with a line that says which images, and how many
     """
     if name != "digits" or comes_along(name) is None:
-        return LabelledFolder(name, model.config, model.labels)
+        return _open_folder(Path(name), model, "val" if split == "test" else "heldout", source, part, tell)
+    if part not in ("auto", "all"):
+        raise InputError(f"part: expected auto or all for composed canvases, got {part}")
     from gfnet_fast.data.digits import ClutteredDigits
     from gfnet_fast.training.digits import TASK
 
@@ -120,3 +150,49 @@ def open_labelled(
             f"model: expected {expected}, got {model.config.image_size} px and {model.config.classes}"
         )
     return ClutteredDigits(split, count, seed, TASK)
+
+
+def _open_folder(
+    folder: Path,
+    model: GFNet,
+    usual: str,
+    source: str | os.PathLike[str],
+    part: str,
+    tell: Callable[[str], None],
+) -> Labelled:
+    home = Path(source) if source and Path(source).is_dir() else None
+    split = read_split(home) if home else None
+    why = f"{home or 'the model'} has no {SPLIT}"
+    if split is not None:
+        known = [entry for entry in split if (folder / entry.path).is_file()]
+        if len(known) == len(split) and not (part == "all" and not (folder / "train").is_dir()):
+            wanted = usual if part == "auto" else part
+            images = _part_of(folder, split, wanted, model)
+            tell(f"images: {len(images.paths)} of {len(split)}, the part {wanted!r} of {home / SPLIT}")
+            return images
+        why = f"{len(known)} of the {len(split)} images of {home / SPLIT} are there"
+    if part not in ("auto", "all"):
+        raise InputError(
+            f"{folder}: expected the folder that the model was trained on for {part!r}, got: {why}"
+        )
+    images = LabelledFolder(folder, model.config, model.labels)
+    doubt = part == "auto" and (any(e.part == "train" for e in known) if split else _trained_here(home))
+    warning = f"; training images may be among them ({why})" if doubt else ""
+    tell(f"images: all {len(images.paths)} of {folder}{warning}")
+    return images
+
+
+def _trained_here(home: Path | None) -> bool:
+    """Whether a model's folder is that of a training run."""
+    return home is not None and (home / "training.json").exists()
+
+
+def _part_of(folder: Path, split: Sequence[Entry], part: str, model: GFNet) -> LabelledImages:
+    labels = {name: label for label, name in enumerate(model.labels or ())}
+    mine = [entry for entry in split if part in ("all", entry.part)]
+    if odd := sorted({entry.label for entry in mine} - set(labels)):
+        raise InputError(f"{SPLIT}: expected the model's classes, got {', '.join(odd)}")
+    if not mine:
+        raise InputError(f"{SPLIT}: expected images of the part {part!r}, got none")
+    paths = [folder / entry.path for entry in mine]
+    return LabelledImages(paths, [labels[entry.label] for entry in mine], list(labels), model.config)

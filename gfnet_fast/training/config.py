@@ -78,6 +78,8 @@ class TrainConfig:
     seed, split_seed : int
     split_run : int
         Neighbours by number in their names that are drawn together, e.g. the photographs of one object.
+    patience : int
+        Epochs of stages 0, 1 and 3 without a better state after which a stage ends; 0: all its epochs.
     """
 
     epochs: tuple[int, int, int, int] = (0, 60, 15, 60)
@@ -117,6 +119,7 @@ class TrainConfig:
     seed: int = 0
     split_seed: int = 0
     split_run: int = 1
+    patience: int = 0
 
     def __post_init__(self) -> None:
         if len(self.epochs) != 4 or min(self.epochs) < 0:
@@ -128,7 +131,7 @@ class TrainConfig:
                 raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.batch % self.accumulate:
             raise InputError(f"accumulate: expected a divisor of batch {self.batch}, got {self.accumulate}")
-        for name in ("seed", "split_seed"):
+        for name in ("seed", "split_seed", "patience"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected at least 0, got {getattr(self, name)}")
         if not 0 < self.action_std <= LARGEST_RATE:
@@ -155,10 +158,8 @@ class TrainConfig:
 
 
 _RESNET = TrainConfig()
-SMALL_FOLDER = 20_000
-"""Below so many training images the published hyper-parameters, which are for 1.28 million, do not fit."""
-# What replaces them, for networks that begin with pretrained weights.
-SMALL: dict[str, Any] = {
+# What replaces them for networks that begin with pretrained weights; tuned on some 1,400 photographs.
+FINE_TUNING: dict[str, Any] = {
     "epochs": (6, 5, 5, 2),
     "batch": 32,
     "optimizer": "adamw",
@@ -214,12 +215,9 @@ def family_of(backbone: str) -> str:
     return next((family for family in FAMILIES if family in name), "resnet")
 
 
-def family_config(backbone: str, *, small: bool = False, **overrides: Any) -> TrainConfig:
-    """The published hyper-parameters of a backbone's family (ResNet's for others), with some replaced.
-
-    With `small` those for pretrained networks on small folders: 0 to 20,000 training images.
-    """
-    return replace(FAMILIES[family_of(backbone)], **{**(SMALL if small else {}), **overrides})
+def family_config(backbone: str, **overrides: Any) -> TrainConfig:
+    """The published hyper-parameters of a backbone's family (ResNet's for others), with some replaced."""
+    return replace(FAMILIES[family_of(backbone)], **overrides)
 
 
 def form_of(backbone: str) -> dict[str, Any]:

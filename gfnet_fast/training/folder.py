@@ -7,86 +7,42 @@ that a checkpoint needs no generator's state, and several processes see what one
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-import torch
-from timm.utils import ModelEmaV3
-from torch import Tensor
-
-from gfnet_fast.checkpoints import official_checkpoint
-from gfnet_fast.checkpoints.official import check_official, official_form
-from gfnet_fast.data.folder import (
-    Batch,
-    FolderImages,
-    Order,
-    Part,
-    Parts,
-    evaluation_reader,
-    load_batches,
-    read_parts,
-    shuffled_batches,
-)
-from gfnet_fast.errors import InputError, TrainingError
+from gfnet_fast.checkpoints.official import check_official
+from gfnet_fast.data.folder import read_parts
+from gfnet_fast.data.split import write_split
+from gfnet_fast.errors import InputError
 from gfnet_fast.files import write_json
-from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training.config import model_config
-from gfnet_fast.training.distributed import SharedDraws, World, seed_of
-from gfnet_fast.training.evaluate import Scores, find_exits, random_crops, step_scores, summary
+from gfnet_fast.training.defaults import Request, decide
+from gfnet_fast.training.distributed import World
 from gfnet_fast.training.job import Job, Manner, plan_stages
 from gfnet_fast.training.progress import Progress, check_tensorboard
-from gfnet_fast.training.stages import (
-    ClassifierStage,
-    EncoderStage,
-    PolicyStage,
-    Position,
-    Stage,
-    Sums,
-    merged,
-    run,
-)
-from gfnet_fast.training.start import (
-    begin_from_global,
-    begin_with,
-    check_job,
-    check_parts,
-    new_model,
-    said_of_parts,
-    said_of_pretrained,
-    training_reader,
-)
+from gfnet_fast.training.run import Run
+from gfnet_fast.training.start import begin_with, check_job, check_parts, new_model, training_reader
 from gfnet_fast.training.state import (
-    EVALUATION,
-    FAILED,
-    OFFICIAL,
     PRETRAINED,
     SETTINGS,
     check_settings,
     drafts,
     load_checkpoint,
-    save_checkpoint,
-    write_torch,
+    load_settings,
 )
-from gfnet_fast.training.unroll import Chooser, Views
-
-EVALUATION_BATCH = 64
-
-
-class Interrupted(Exception):
-    """Somebody asked the run to stop; it has written a checkpoint."""
+from gfnet_fast.training.summary import said_of_run
 
 
 def train_folder(
-    job: Job, stages: Sequence[int] | None = None, manner: Manner | None = None
+    asked: Job | Request, stages: Sequence[int] | None = None, manner: Manner | None = None
 ) -> dict[str, Any]:
     """Train, find thresholds on held-out images, measure on the validation images.
 
     `stages` are by default those that have epochs. A run that was killed goes on from its last checkpoint.
-    ``job.output`` gets the native model, training.json, pretrained.json, metrics.jsonl, checkpoint.pt and
-    evaluation.json, whose content is returned.
+    The output folder gets the native model, training.json, pretrained.json, split.csv, metrics.jsonl,
+    checkpoint.pt and evaluation.json, whose content is returned; a dry run returns nothing.
 
     Raises
     ------
@@ -101,12 +57,17 @@ def train_folder(
     """
     manner = manner or Manner()
     with World.join(manner.device) as world:
-        config = job.training
         if manner.tensorboard:
             check_tensorboard()
+        output = asked.output
+        parts, pictures = read_parts(asked.data, *asked.split), None
+        warnings: list[str] = []
+        if isinstance(asked, Request):
+            job, pictures, warnings = decide(asked, parts, world, load_settings(output))
+        else:
+            job = asked
+        config = job.training
         check_job(job, world)
-        shares = config.heldout, config.validation
-        parts = read_parts(job.data, *shares, config.split_seed, config.split_run)
         if len(parts.train) < config.batch:
             raise InputError(
                 f"batch: expected at most the {len(parts.train)} training images, got {config.batch}"
@@ -119,31 +80,32 @@ def train_folder(
         model = new_model(network, job)
         check_parts(model, config, world)
         settings = job.settings(parts, model.config)
-        check_settings(job.output, settings)
-        state = load_checkpoint(job.output)
+        check_settings(output, settings)
+        state = load_checkpoint(output)
         numbers = plan_stages(config, stages, state, job.init is not None)
         begun = begin_with(model, job, parts.classes, numbers) if state is None else None
-        world.barrier()
-        if world.rank == 0:
-            job.output.mkdir(parents=True, exist_ok=True)
-            for draft in drafts(job.output):
-                draft.unlink()
-            write_json(job.output / SETTINGS, settings)
-            if begun is not None:
-                write_json(job.output / PRETRAINED, asdict(begun))
-            elif not job.pretrained:  # of an earlier run that had no checkpoint yet
-                (job.output / PRETRAINED).unlink(missing_ok=True)
         model.labels = parts.classes
-        with (
-            Progress(job.output if world.rank == 0 else None, manner.quiet, manner.tensorboard) as progress,
-            _stop_signals() as stopped,
-        ):
-            progress.say(said_of_parts(parts, config))
+        first = world.rank == 0
+        world.barrier()
+        if first and not manner.dry_run:
+            output.mkdir(parents=True, exist_ok=True)
+            for draft in drafts(output):
+                draft.unlink()
+            write_json(output / SETTINGS, settings)
+            write_split(output, parts, job.data)
             if begun is not None:
-                progress.say(said_of_pretrained(begun, network))
+                write_json(output / PRETRAINED, asdict(begun))
+            elif not job.pretrained:  # of an earlier run that had no checkpoint yet
+                (output / PRETRAINED).unlink(missing_ok=True)
+        folder = output if first and not manner.dry_run else None
+        quiet = manner.quiet or not first
+        with Progress(folder, quiet, manner.tensorboard) as progress, _stop_signals() as stopped:
+            for line in [*warnings, *said_of_run(parts, job, network, pictures, numbers, begun, state)]:
+                progress.say(line)
+            if manner.dry_run:
+                return {}
             trained = Run(model.to(world.device), job, parts, manner, world, progress, stopped, state)
-            for number in numbers:
-                trained.train(number)
+            trained.train(numbers)
             return trained.finish()
 
 
@@ -164,229 +126,3 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Run:
-    """A run between two updates: what has been done, and how it goes on."""
-
-    def __init__(
-        self,
-        model: GFNet,
-        job: Job,
-        parts: Parts,
-        manner: Manner,
-        world: World,
-        progress: Progress,
-        stopped: list[int],
-        state: dict[str, Any] | None,
-    ) -> None:
-        self.model, self.job, self.parts, self.manner = model, job, parts, manner
-        self.world, self.progress, self.stopped = world, progress, stopped
-        self.config = job.training
-        self.done: list[int] = []
-        self.rows: list[dict[str, Any]] = []
-        self.bad: dict[str, str] = {}
-        self.at = Position()
-        self.stage: Stage | None = None
-        self.ema: ModelEmaV3 | None = None
-        self.batch: Batch | None = None
-        self.state, seconds = state, 0.0
-        if state is not None:
-            self.done, self.rows, self.bad = state["done"], state["rows"], state["bad"]
-            model.load_state_dict(state["model"])
-            seconds = state["seconds"]
-            progress.write(self.rows)
-        self.started = time.monotonic() - seconds
-        for encoder in (model.global_encoder, model.local_encoder):
-            if manner.channels_last:
-                encoder.to(memory_format=torch.channels_last)
-            if manner.compile:
-                encoder.compile()
-
-    def train(self, number: int) -> None:
-        """One stage, from its beginning or from where the checkpoint was."""
-        self.stage = stage = self._stage(number)
-        if self.config.ema and number != 2:
-            self.ema = ModelEmaV3(self.model, decay=self.config.ema)
-        self.at = Position()
-        if (state := self.state) is not None and state["stage"] == number:
-            sums = Sums(state["totals"], state["count"])
-            self.at = Position(state["epoch"], state["batch"], sums if self.world.rank == 0 else Sums())
-            stage.optimizer.load_state_dict(state["optimizer"])
-            if self.ema is not None:
-                self.ema.module.load_state_dict(state["ema"])
-        self.state = None
-        try:
-            run(stage, self._batches, self._report, self.at, self._draws, self._after)
-        except TrainingError as error:
-            raise self._keep_batch(error) from error
-        if self.ema is not None:
-            self.model.load_state_dict(self.ema.module.state_dict())
-        self.world.broadcast(self.model)  # processes differ in batch-norm statistics
-        if number == 0 and self.config.local_from_global:
-            begin_from_global(self.model)
-        self.done.append(number)
-        self.stage, self.ema, self.at = None, None, Position()
-        self.save()
-
-    def _stage(self, number: int) -> Stage:
-        if number == 0:
-            encoder, epochs, rate = self.model.global_encoder, self.config.epochs[0], self.config.thumbnail_lr
-            view = lambda images: Views(self.model, images).thumbnail()  # noqa: E731
-            return EncoderStage(encoder, epochs, rate, self.config, view=view, world=self.world)
-        if number == 2:
-            return PolicyStage(self.model, self.config, self.world)
-        return ClassifierStage(self.model, number, self.config, world=self.world)
-
-    def _seed(self, *place: int) -> int:
-        assert self.stage is not None
-        return seed_of(self.config.seed, self.stage.number, *place)
-
-    def _order(self, epoch: int) -> Order:
-        """This process's share of the batches that an epoch still has."""
-        size = self.config.batch
-        rows = shuffled_batches(len(self.parts.train), size, self._seed(epoch))
-        rows = rows[self.at.batch :, self.world.share(size)]
-        return Order(rows.unbind(), lambda row: self._seed(epoch, 0, row))
-
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        reader = training_reader(self.model.config, self.config)
-        images = FolderImages(self.parts.train, reader, replace=True)
-        self.total = len(self.parts.train) // self.config.batch
-        for batch in self._load(images, self._order(epoch)):
-            # What a network draws itself (dropout): unlike the actions, each process its own.
-            seed = self._seed(epoch, 1, self.at.batch, self.world.rank)
-            torch.default_generator.manual_seed(seed)
-            if self.world.device.type == "cuda":
-                torch.cuda.manual_seed(seed)
-            self.batch = batch
-            yield batch.images, batch.labels
-
-    def _load(self, images: FolderImages, order: Order) -> Iterator[Batch]:
-        device = self.world.device
-        for batch in load_batches(images, order, self.manner.workers, pin=device.type == "cuda"):
-            self._name(batch.bad)
-            self._check_bad()
-            yield batch.to(device)
-
-    def _name(self, bad: Mapping[str, str]) -> None:
-        """Say which images could not be read, each once; this process's, or all that others met."""
-        for path, why in bad.items():
-            if path not in self.bad:
-                self.bad[path] = why
-                self.progress.say(f"skipped: {why}")
-
-    def _check_bad(self) -> None:
-        if len(self.bad) > self.manner.bad_images:
-            names = ", ".join(list(self.bad)[:4])
-            raise InputError(
-                f"{self.job.data}: expected at most {self.manner.bad_images} unreadable images, "
-                f"got {len(self.bad)}: {names}"
-            )
-
-    def _draws(self, at: Position, rows: slice) -> SharedDraws:
-        first = self.world.share(self.config.batch).start
-        rows = slice(first + rows.start, first + rows.stop)
-        return SharedDraws(self._seed(at.epoch, 2, at.batch), self.config.batch, rows)
-
-    def _after(self) -> None:
-        if self.ema is not None:
-            self.ema.update(self.model)
-        stage, at = self.stage, self.at
-        assert stage is not None
-        what = f"stage {stage.number}, epoch {at.epoch + 1} of {stage.epochs}"
-        self.progress.batch(what, at.batch, self.total)
-        stopped = self.world.any(bool(self.stopped))
-        if stopped or at.batch % self.manner.checkpoint_every == 0:
-            self.save()
-        if stopped:
-            raise Interrupted(f"interrupted in {what}, after batch {at.batch}")
-
-    def _report(self, row: dict[str, Any]) -> None:
-        self.rows.append({"seconds": round(time.monotonic() - self.started, 1), **row})
-        self.progress.epoch(self.rows)
-        self.save()
-
-    def save(self) -> None:
-        """Write the checkpoint: all that the rest of the run depends on."""
-        everyones = self.world.objects((self.bad, self.at.sums.totals, self.at.sums.count))
-        for bad, *_ in everyones:
-            self._name(bad)
-        if self.world.rank:
-            return
-        stage, at, ema = self.stage, self.at, self.ema
-        totals = merged(totals for _, totals, _ in everyones)
-        content = {
-            "done": self.done,
-            "stage": None if stage is None else stage.number,
-            "epoch": at.epoch,
-            "batch": at.batch,
-            "totals": totals,
-            "count": sum(count for *_, count in everyones),
-            "model": self.model.state_dict(),
-            "optimizer": None if stage is None else stage.optimizer.state_dict(),
-            "ema": None if ema is None else ema.module.state_dict(),
-            "rows": self.rows,
-            "bad": self.bad,
-            "seconds": time.monotonic() - self.started,
-        }
-        save_checkpoint(self.job.output, content)
-
-    def _keep_batch(self, error: TrainingError) -> TrainingError:
-        """The error, with where the batch that it came from is kept."""
-        assert self.stage is not None
-        assert self.batch is not None
-        place = {"stage": self.stage.number, "epoch": self.at.epoch, "batch": self.at.batch}
-        name = FAILED + "{stage}-epoch{epoch}-batch{batch}".format(**place)
-        rank = f"-rank{self.world.rank}" if self.world.size > 1 else ""
-        path = self.job.output / f"{name}{rank}.pt"
-        content = {**place, "images": self.batch.images, "labels": self.batch.labels}
-        write_torch(path, content)
-        return TrainingError(f"{error}; the batch is in {path}, and the last checkpoint stays")
-
-    def finish(self) -> dict[str, Any]:
-        """Thresholds, figures, and the files that a trained model is."""
-        model, parts = self.model.eval(), self.parts
-        find_exits(model, self._scores(parts.heldout), parts.heldout.digest)
-        by_policy = {
-            "learned": self._scores(parts.validation),
-            "random": self._scores(parts.validation, random_crops),
-        }
-        found = {
-            "seconds": round(time.monotonic() - self.started),
-            "count": by_policy["learned"].right.shape[1],
-            "heldout": len(parts.heldout),
-            "stages": self.done,
-            "bad_images": sorted(self.bad),
-            **summary(model, by_policy),
-        }
-        if self.world.rank == 0:
-            output = self.job.output
-            model.save_pretrained(output)
-            if self.manner.export == "official":
-                official = official_checkpoint(model, official_form(model.config))
-                write_torch(output / OFFICIAL, official)
-            write_json(output / EVALUATION, found)
-        return found
-
-    def _scores(self, part: Part, chooser: Callable[[int], Chooser] | None = None) -> Scores:
-        """Of all processes' images of a part, each of which reads its share."""
-        order = Order(torch.arange(self.world.rank, len(part), self.world.size).split(EVALUATION_BATCH))
-        images = FolderImages(part, evaluation_reader(self.model.config))
-
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for batch in self._load(images, order):
-                if self.stopped:
-                    raise Interrupted("interrupted while the trained model was measured")
-                if len(batch.labels):
-                    yield batch.images, batch.labels
-
-        everyones = self.world.objects((step_scores(self.model, batches(), chooser), self.bad))
-        for _, bad in everyones:
-            self._name(bad)
-        self._check_bad()
-        scores = zip(*(scores for scores, _ in everyones), strict=True)
-        found = Scores(*(torch.cat(values, 1) for values in scores))
-        if not found.right.shape[1]:
-            raise InputError(f"{part.root}: expected a readable image, got none of {len(part)}")
-        return found

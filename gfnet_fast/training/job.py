@@ -33,8 +33,7 @@ class Job:
     model : mapping
         Other fields of :class:`GFNetConfig`.
     pretrained : str
-        "timm" for timm's own weights, a file of the backbone's, or an installed package that carries one;
-        "" for none.
+        What both encoders begin with, see :mod:`gfnet_fast.training.pretrained`; "" for none.
     init : path or str, optional
         A checkpoint of a whole GFNet to begin with, or its name.
     """
@@ -49,6 +48,12 @@ class Job:
     model: Mapping[str, Any]
     pretrained: str = ""
     init: str | os.PathLike[str] | None = None
+
+    @property
+    def split(self) -> tuple[float, float, int, int]:
+        """How the folder is divided: shares held out and for the report, the seed, and neighbours."""
+        config = self.training
+        return config.heldout, config.validation, config.split_seed, config.split_run
 
     def settings(self, parts: Parts, config: GFNetConfig) -> dict[str, Any]:
         """What is kept in training.json, and compared when a run goes on."""
@@ -83,6 +88,8 @@ class Manner:
         Of the encoders.
     export : "" or "official"
         Also write what the official evaluation reads, ``official.pth.tar``.
+    dry_run : bool
+        Say what would be done, and write nothing.
     tensorboard, quiet : bool
     """
 
@@ -93,6 +100,7 @@ class Manner:
     compile: bool = False
     channels_last: bool = False
     export: Literal["", "official"] = ""
+    dry_run: bool = False
     tensorboard: bool = False
     quiet: bool = False
 

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from gfnet_fast.checkpoints.native import read_weights
-from gfnet_fast.checkpoints.official import read_content
 from gfnet_fast.checkpoints.tensors import differences, require
 from gfnet_fast.config import GFNetConfig
-from gfnet_fast.errors import CheckpointError, InputError, reason, shown
-from gfnet_fast.files import open_regular
+from gfnet_fast.errors import CheckpointError, InputError, shown
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.macs import shadow
+from gfnet_fast.training.weights import weights_of
 
 # Whatever a backbone's stride, up to this size it divides it.
 _PROBE = 256
-
-SUFFIXES = (".pth", ".pt", ".safetensors")
-"""What a file of weights in a package ends in."""
 
 _COUNTER = "num_batches_tracked"  # which batch norms of old files lack, and nothing here reads
 
@@ -63,6 +56,8 @@ class Pretrained:
         The network's name of each tensor that was taken, by the file's.
     left_out : list of str
         The file's names of a classifier for other classes.
+    encoder : str
+        The GFNet whose local encoder they are; "" of a backbone's own.
     """
 
     source: str
@@ -71,19 +66,22 @@ class Pretrained:
     matched: Literal["name", "order"]
     tensors: dict[str, str]
     left_out: list[str]
+    encoder: str = ""
 
     def __str__(self) -> str:
         theirs, ours = next(iter(self.tensors.items()))
         pairs = f": {theirs} -> {ours}, ..." if self.matched == "order" else ""
         left = f"; left out {', '.join(self.left_out)}" if self.left_out else ""
-        return f"{self.file}: {len(self.tensors)} tensors by {self.matched}{pairs}{left}"
+        both = f"both encoders begin with the local encoder of {self.encoder}, " if self.encoder else ""
+        return f"{both}{self.file}: {len(self.tensors)} tensors by {self.matched}{pairs}{left}"
 
 
 def load_pretrained(model: GFNet, source: str) -> Pretrained:
     """Give both encoders a backbone's weights.
 
-    `source` is "timm" for timm's own, a file, or an installed package that carries one, by its name or that
-    of its import; nothing of a package or a file is run.
+    `source` is "timm" for timm's own, a file, an installed package that carries one, by its name or that of
+    its import, or a whole GFNet on the same backbone (its folder, official file, or the name of one that
+    comes along), whose local encoder both begin with. Nothing of a package or a file is run.
 
     Tensors are matched by name. Where names differ, those of a file that torch.save wrote are matched by
     order, with a timm or torchvision backbone: there have to be as many, and each pair has to agree in the
@@ -95,7 +93,7 @@ def load_pretrained(model: GFNet, source: str) -> Pretrained:
     Raises CheckpointError where the weights are not those of the backbone, InputError where timm cannot get
     them.
     """
-    found, file, digest = _timm_weights(model) if source == "timm" else _file_weights(_file_of(source))
+    found, file, digest, whose, own_head = weights_of(model, source)
     config, own = model.config, model.local_encoder.backbone.state_dict()
     if any(name.endswith(_COUNTER) for name in found) != any(name.endswith(_COUNTER) for name in own):
         found = {name: tensor for name, tensor in found.items() if not name.endswith(_COUNTER)}
@@ -106,12 +104,14 @@ def load_pretrained(model: GFNet, source: str) -> Pretrained:
         names, head = _matched(found, own, ours if by_name else list(found), ours, config.classes)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: expected the weights of {config.backbone}, {error}") from None
+    names = {theirs: ours for theirs, ours in names.items() if theirs not in own_head}
+    head = [*dict.fromkeys([*head, *own_head])]
     kept = {ours: found[theirs] for theirs, ours in names.items()}
     floats = {name: tuple(own[name].shape) for name in kept if own[name].is_floating_point()}
     require(source, differences({name: kept[name] for name in floats}, floats))
     for encoder in (model.global_encoder, model.local_encoder):
         encoder.backbone.load_state_dict({**encoder.backbone.state_dict(), **kept})
-    return Pretrained(source, file, digest, "name" if by_name else "order", names, head)
+    return Pretrained(source, file, digest, "name" if by_name else "order", names, head, whose)
 
 
 def in_order(
@@ -159,74 +159,3 @@ def _matched(
         raise CheckpointError(f"got {len(theirs)} tensors for {len(ours)}: {shown(over)} is over")
     left = [t for t, _ in other]
     return {t: o for t, o in pairs if t not in left}, left
-
-
-def _timm_weights(model: GFNet) -> tuple[dict[str, Tensor], str, str]:
-    import timm
-
-    config = model.config
-    name = config.backbone.removeprefix("timm/")
-    if name == config.backbone or not timm.is_model_pretrained(name):
-        expected = "a timm backbone that has pretrained weights"
-        raise InputError(f"pretrained: expected {expected}, or a file of weights, got {config.backbone}")
-    known = timm.get_pretrained_cfg(name)
-    assert known is not None
-    try:
-        args: dict[str, Any] = dict(config.backbone_args)
-        found = timm.create_model(name, pretrained=True, num_classes=config.classes, **args).state_dict()
-    except Exception as error:  # whatever the client of the hub raises without a network
-        expected = f"{name}'s weights in timm's cache or from the network"
-        raise InputError(
-            f"pretrained: expected {expected}, got {reason(error)}; give a file of weights"
-        ) from error
-    return found, f"{known.architecture}.{known.tag}", ""
-
-
-def _file_of(source: str) -> Path:
-    """A file, or the one file of weights in an installed package; CheckpointError where there is none."""
-    if Path(source).is_file():
-        return Path(source)
-    try:
-        packages = [metadata.distribution(source)]
-    except (metadata.PackageNotFoundError, ValueError):
-        names = set(metadata.packages_distributions().get(source, ()))
-        packages = [metadata.distribution(name) for name in names]
-    if not packages:
-        raise CheckpointError(
-            f"{source}: expected a file of a backbone's weights, an installed package that carries one, "
-            f"or 'timm', got the name of none"
-        )
-    # A .pth file beside the packages is a list of Python's paths.
-    inside = [(package, file) for package in packages for file in package.files or () if len(file.parts) > 1]
-    found = sorted(
-        {Path(str(package.locate_file(file))) for package, file in inside if file.suffix in SUFFIXES}
-    )
-    found = [path for path in found if path.is_file()]
-    if len(found) != 1:
-        got = ", ".join(map(str, found)) or f"none of its {len(inside)}"
-        raise CheckpointError(
-            f"{source}: expected one file of weights ({' '.join(SUFFIXES)}) in the package, got {got}; "
-            f"give the file"
-        )
-    return found[0]
-
-
-def _file_weights(path: Path) -> tuple[dict[str, Tensor], str, str]:
-    """The weights in a safetensors file or one that torch.save wrote; of a training's, the averaged ones."""
-    from timm.models import clean_state_dict
-
-    content: Any = read_weights(path) if path.suffix == ".safetensors" else read_content(path)
-    for name in ("state_dict_ema", "model_ema", "state_dict", "model"):
-        if isinstance(content.get(name), dict):
-            content = content[name]
-            break
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path}: expected tensors by name, got {shown(name)}: {type(value).__name__}"
-            )
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return clean_state_dict(content), path.name, digest.hexdigest()

@@ -22,10 +22,10 @@ def check_tensorboard() -> None:
 
 
 class Progress:
-    """Of one process; the others' have no `folder` and say nothing."""
+    """Of one process; the others' have no `folder`, and are quiet."""
 
     def __init__(self, folder: Path | None, quiet: bool = False, tensorboard: bool = False) -> None:
-        self.folder, self.quiet = folder, quiet or folder is None
+        self.folder, self.quiet = folder, quiet
         self.writer: Any = None
         if tensorboard and folder is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -68,9 +68,9 @@ class Progress:
         if self.bar is not None:
             self.bar.update(self.task, description=what, completed=done, total=of)
 
-    def epoch(self, rows: list[dict[str, Any]]) -> None:
-        """All rows so far, of which the last is new."""
-        self.say(_line(rows[-1]))
+    def epoch(self, rows: list[dict[str, Any]], place: str, rest: str) -> None:
+        """All rows so far, of which the last is new; `place` begins its line and `rest` ends it."""
+        self.say(f"{place}: {_line(rows[-1])}{rest}")
         self.write(rows)
         if self.writer is not None:
             row = rows[-1]
@@ -92,8 +92,10 @@ def _line(row: dict[str, Any]) -> str:
         values = value if isinstance(value, list) else [value]
         return " ".join(f"{scale * v:.{digits}f}" for v in values)
 
-    parts = [f"stage {row['stage']} epoch {row['epoch']}: loss {shown(row['loss'])}"]
-    parts.append(f"accuracy {shown(row['accuracy'], 100, 1)} %")
+    parts = [f"loss {shown(row['loss'])}, accuracy {shown(row['accuracy'], 100, 1)} %"]
+    if "heldout_loss" in row:
+        held = f"held out: loss {shown(row['heldout_loss'])}, accuracy"
+        parts.append(f"{held} {shown(row['heldout_accuracy'], 100, 1)} %")
     if "reward" in row:
         parts.append(f"reward {shown(row['reward'], digits=4)}")
-    return ", ".join(parts) + f" ({row['seconds']:.0f} s)"
+    return "; ".join(parts) + f" ({row['seconds']:.0f} s)"

@@ -36,9 +36,9 @@ from gfnet_fast.training.evaluate import (
     step_scores,
     summary,
 )
-from gfnet_fast.training.stages import Report, UniformCrops, train_classifier, train_encoder, train_policy
+from gfnet_fast.training.stages import Report, train_classifier, train_encoder, train_policy
 from gfnet_fast.training.state import EVALUATION, METRICS
-from gfnet_fast.training.unroll import Chooser, Views
+from gfnet_fast.training.unroll import Chooser, UniformCrops, Views
 
 BATCH = 250
 

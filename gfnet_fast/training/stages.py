@@ -22,7 +22,14 @@ from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training.config import TrainConfig
 from gfnet_fast.training.distributed import ALONE, Draws, World, without_sync
 from gfnet_fast.training.ppo import Episodes, collect, normal_entropy, ppo_loss, returns
-from gfnet_fast.training.unroll import Chooser, TrainingError, step_loss, unroll
+from gfnet_fast.training.unroll import (
+    Chooser,
+    SampledPolicy,
+    TrainingError,
+    UniformCrops,
+    step_loss,
+    unroll,
+)
 from gfnet_fast.training.updates import freeze, mixed, mixup_share, optimizer, targets, training_mode
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -128,6 +135,7 @@ def run(
     at: Position | None = None,
     draws: Callable[[Position, slice], Draws] | None = None,
     after: Callable[[], None] | None = None,
+    enough: Callable[[Position], bool] | None = None,
 ) -> None:
     """Take a stage through its epochs, from `at` on; `data` has to begin there too.
 
@@ -136,9 +144,10 @@ def run(
     at : moves along; an epoch's report comes when it is at the next one's start
     draws : the random numbers of some rows of the batch at a position; torch's own where not given
     after : called after every update
+    enough : asked before an epoch; ends the stage early
     """
     at = at or Position()
-    while at.epoch < stage.epochs:
+    while at.epoch < stage.epochs and not (enough and enough(at)):
         stage.begin(at.epoch)
         for images, labels in data(at.epoch):
             stage.update(images, labels, at, lambda rows: draws(at, rows) if draws else Draws())
@@ -371,26 +380,3 @@ def _precision(config: TrainConfig, images: Tensor) -> torch.autocast:
 def _entropies(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy by step ``[T]`` of ``[T, B, K]``."""
     return torch.stack([F.cross_entropy(step, labels) for step in logits])
-
-
-class UniformCrops:
-    """A chooser of actions drawn evenly from 0..1."""
-
-    def __init__(self, draws: Draws | None = None) -> None:
-        self.draws = draws or Draws()
-
-    def __call__(self, feature_map: Tensor, step: int) -> Tensor:
-        return self.draws.uniform(feature_map)
-
-
-class SampledPolicy:
-    """A chooser that draws from the frozen policy's normal; one for each batch, as it remembers."""
-
-    def __init__(self, model: GFNet, std: float, draws: Draws | None = None) -> None:
-        self.policy, self.std, self.draws = model.policy, std, draws or Draws()
-        self.memory: Tensor | None = None
-
-    @torch.no_grad()
-    def __call__(self, feature_map: Tensor, step: int) -> Tensor:
-        mean, self.memory = self.policy(feature_map, self.memory)
-        return (mean + self.std * self.draws.normal(mean)).clamp(0, 1)

@@ -11,7 +11,7 @@ from gfnet_fast.checkpoints import imagenet, load
 from gfnet_fast.checkpoints.files import obtain
 from gfnet_fast.checkpoints.tensors import differences, require
 from gfnet_fast.config import GFNetConfig
-from gfnet_fast.data.folder import Parts, TrainingReader
+from gfnet_fast.data.folder import TrainingReader
 from gfnet_fast.errors import InputError
 from gfnet_fast.model.classifiers import CascadedClassifier
 from gfnet_fast.model.gfnet import GFNet
@@ -95,19 +95,3 @@ def begin_from_global(model: GFNet) -> None:
         count = layer.in_features // model.feature_dim
         layer.weight.copy_(weight.repeat(1, count) / count)
         layer.bias.copy_(bias[0])
-
-
-def said_of_parts(parts: Parts, config: TrainConfig) -> str:
-    """How many images each part has, and which parts were drawn from the training folder."""
-    runs = f" in runs of {config.split_run}" if config.split_run > 1 else ""
-    counts = [
-        f"{len(part)} {what} ({f'drawn{runs}' if part.root == parts.train.root else f'in {part.root.name}/'})"
-        for part, what in ((parts.heldout, "held out for thresholds"), (parts.validation, "for the report"))
-    ]
-    return f"images: {len(parts.train)} to train on, {', '.join(counts)}"
-
-
-def said_of_pretrained(pretrained: Pretrained, network: GFNetConfig) -> str:
-    """Which weights a run begins with, and what pixels its network expects."""
-    mean, std = (" ".join(f"{value:g}" for value in values) for values in (network.mean, network.std))
-    return f"pretrained: {pretrained}; mean {mean}, std {std}"

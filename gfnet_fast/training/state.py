@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gfnet_fast.checkpoints.official import read_content
+from gfnet_fast.data.split import SPLIT
 from gfnet_fast.errors import CheckpointError, InputError, reason, shown
 from gfnet_fast.files import DRAFT, read_json, replacing
 
@@ -20,7 +21,7 @@ SETTINGS, CHECKPOINT, METRICS, EVALUATION = (
 )
 PRETRAINED, OFFICIAL, FAILED = "pretrained.json", "official.pth.tar", "failed-stage"
 MODEL = "model.safetensors", "config.json", "thresholds.json"
-_FILES = SETTINGS, PRETRAINED, CHECKPOINT, METRICS, EVALUATION, OFFICIAL, *MODEL
+_FILES = SETTINGS, PRETRAINED, SPLIT, CHECKPOINT, METRICS, EVALUATION, OFFICIAL, *MODEL
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -32,20 +33,38 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / SETTINGS
     inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     inside -= {path.name for path in drafts(folder)}
-    begun = {SETTINGS, *([PRETRAINED, "tensorboard"] if SETTINGS in inside else [])}
+    begun = {SETTINGS, *([PRETRAINED, SPLIT, "tensorboard"] if SETTINGS in inside else [])}
     if inside <= begun and (folder.is_dir() or not folder.exists()):
         return
     if SETTINGS not in inside:
         raise InputError(f"{folder}: expected a new folder, or one of a run to go on with, got another")
-    try:
-        known = read_json(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected the settings of a run, got {reason(error)}") from error
+    known = _read_settings(path)
     theirs, ours = _flat(known), _flat(json.loads(json.dumps(settings)))
     odd = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
     if odd:
         lines = "; ".join(f"{name} {shown(theirs.get(name))}, got {shown(ours.get(name))}" for name in odd)
         raise InputError(f"{folder}: a run with other settings is in it: expected {lines}")
+
+
+def load_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run in a folder, once it has a checkpoint; None before that.
+
+    Raises CheckpointError where they are none.
+    """
+    if not ((folder / CHECKPOINT).exists() and (folder / SETTINGS).exists()):
+        return None
+    known = _read_settings(folder / SETTINGS)
+    kinds = {"model": dict, "pretrained": str}
+    if not isinstance(known, dict) or not all(isinstance(known.get(n), kind) for n, kind in kinds.items()):
+        raise CheckpointError(f"{folder / SETTINGS}: expected the settings of a run, got others")
+    return known
+
+
+def _read_settings(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected the settings of a run, got {reason(error)}") from error
 
 
 def drafts(folder: Path) -> list[Path]:

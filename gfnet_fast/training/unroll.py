@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gfnet_fast.errors import TrainingError
 from gfnet_fast.model.gfnet import GFNet, crop_origins
+from gfnet_fast.training.distributed import Draws
 
 # (feature map, step that it prepares) -> actions [B, 2]; called T - 1 times.
 Chooser = Callable[[Tensor, int], Tensor]
@@ -87,3 +88,26 @@ def step_loss(out: Unrolled, targets: Tensor, weight: float) -> Tensor:
     both = (F.cross_entropy(x.flatten(0, 1), target, reduction="sum") / count for x in out)
     classifier, own = both
     return (classifier + weight * own) / steps
+
+
+class UniformCrops:
+    """A chooser of actions drawn evenly from 0..1."""
+
+    def __init__(self, draws: Draws | None = None) -> None:
+        self.draws = draws or Draws()
+
+    def __call__(self, feature_map: Tensor, step: int) -> Tensor:
+        return self.draws.uniform(feature_map)
+
+
+class SampledPolicy:
+    """A chooser that draws from the frozen policy's normal; one for each batch, as it remembers."""
+
+    def __init__(self, model: GFNet, std: float, draws: Draws | None = None) -> None:
+        self.policy, self.std, self.draws = model.policy, std, draws or Draws()
+        self.memory: Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self, feature_map: Tensor, step: int) -> Tensor:
+        mean, self.memory = self.policy(feature_map, self.memory)
+        return (mean + self.std * self.draws.normal(mean)).clamp(0, 1)

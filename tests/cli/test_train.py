@@ -36,7 +36,20 @@ def data(tmp_path_factory):
 
 def arguments(data, output, *more, settings=()):
     setting = [part for text in (*MODEL, *settings) for part in ("--set", text)]
-    command = ["train", "--data", data, "--output", output, *SIZES, "--batch", 8, "--workers", 0]
+    command = [
+        "train",
+        "--data",
+        data,
+        "--output",
+        output,
+        *SIZES,
+        "--batch",
+        8,
+        "--workers",
+        0,
+        "--pretrained",
+        "none",
+    ]
     return [*map(str, [*command, *setting, *more])]
 
 
@@ -49,8 +62,11 @@ def test_one_command_then_predict(capsys, data, tmp_path):
         rf"{output}: \d+\.\d % right after 3 steps, \d+\.\d % with early exit in \d\.\d\d steps; 3 images\n",
         done.out,
     )
-    stages = [f"stage {k} epoch 0" for k in range(4)]
-    assert [line.split(":")[0] for line in done.err.splitlines()] == ["images", *stages]
+    stages = [f"stage {k} ({k + 1} of 4), epoch 1 of 1" for k in range(4)]
+    lines = [line.split(":")[0] for line in done.err.splitlines()]
+    said = ["classes", "images", "network", "begins with", "training", "time"]
+    assert [line for line in lines if line not in ("warning",)][: len(said)] == said
+    assert [line for line in lines if line.startswith("stage")] == stages
     answers = run(capsys, "predict", data, "--model", output, "--format", "jsonl")
     assert answers.status == 0, answers.err
     rows = [json.loads(line) for line in answers.out.splitlines()]

@@ -8,14 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from gfnet_fast.data.by_class import has_fewer
 from gfnet_fast.errors import InputError
-from gfnet_fast.training.config import SMALL, TrainConfig, family_config
+from gfnet_fast.training.config import TrainConfig
 from gfnet_fast.training.stages import train_classifier, train_encoder
 from gfnet_fast.training.start import begin_from_global
 from gfnet_fast.training.updates import freeze, mixed, mixup_share, optimizer, targets
 from tests.conftest import random_images, tiny_model
-from tests.training.folder_helpers import write_pictures
 
 FINE = TrainConfig(
     epochs=(1, 1, 0, 0),
@@ -92,14 +90,6 @@ def test_adamw_decays_the_weight_apart_from_its_step():
     parameter.grad = torch.ones(1)
     optimizer([([parameter], 0.5)], config).step()
     torch.testing.assert_close(parameter.detach(), torch.tensor([1 - 0.5 * 0.1 - 0.5]))
-
-
-def test_the_recipe_for_small_folders_gives_way_to_settings(tmp_path):
-    small = family_config("timm/tf_efficientnet_lite0", small=True, batch=8)
-    assert (small.batch, small.optimizer, small.freeze) == (8, SMALL["optimizer"], SMALL["freeze"])
-    assert family_config("timm/tf_efficientnet_lite0").optimizer == "sgd"
-    folder = write_pictures(tmp_path / "images")
-    assert (has_fewer(folder, 31), has_fewer(folder, 30)) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from gfnet_fast.errors import CheckpointError, InputError, TrainingError
 from gfnet_fast.exits import ModelIdentity, calibrate
 from gfnet_fast.model.backbones import build_encoder
 from gfnet_fast.model.gfnet import GFNet
-from gfnet_fast.training import folder
+from gfnet_fast.training import run as runs
+from gfnet_fast.training.best import Seen
 from gfnet_fast.training.config import TrainConfig, family_config, model_config
 from gfnet_fast.training.distributed import World
 from gfnet_fast.training.folder import train_folder
@@ -227,7 +228,7 @@ def together(data, tmp_path_factory) -> Together:
 def test_two_processes_are_one(whole, together):
     """Under torchrun, each with half of every batch; one of them says what there is to say."""
     assert_near(together.run, whole)
-    assert together.errors.count("stage 2 epoch 0") == 1
+    assert together.errors.count("stage 2 (3 of 4), epoch 1 of 1: loss") == 1
     ours, theirs = (
         [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         for path in (together.run, whole)
@@ -270,10 +271,15 @@ def test_a_batch_that_cannot_be_divided(data, tmp_path):
 
 
 def test_the_average_of_the_weights(data, tmp_path, monkeypatch):
-    """A stage ends with e <- d e + (1 - d) w over its updates, from the weights that it began with."""
-    states, original = [], folder.Run._after
+    """A stage ends with e <- d e + (1 - d) w over its updates, from the weights that it began with.
+
+    Where it is the best that it has had, that is.
+    """
+    losses = iter([3.0, 2.0, 1.0])
+    monkeypatch.setattr(runs.Look, "__call__", lambda self, model, stage: Seen(next(losses), [0.0]))
+    states, original = [], runs.Run._after
     monkeypatch.setattr(
-        folder.Run,
+        runs.Run,
         "_after",
         lambda self: (
             states.append({k: v.clone() for k, v in self.model.state_dict().items()}),
@@ -319,7 +325,7 @@ def test_a_model_of_other_classes(data, trained, tmp_path, monkeypatch):
         train_folder(job, [0, 2], QUIET)
     assert not (tmp_path / "run").exists()
     done = []
-    monkeypatch.setattr(folder.Run, "train", lambda self, number: done.append(number))
+    monkeypatch.setattr(runs.Run, "_train", lambda self, number: done.append(number))
     train_folder(job, [2, 3], QUIET)
     assert done == [2, 3]
     assert load(tmp_path / "run").labels == ("a", "b", "d")
@@ -388,9 +394,9 @@ def test_a_loss_that_is_not_a_number(data, tmp_path):
 
 def test_unreadable_images(tmp_path, capfd, monkeypatch):
     """Others stand in for them: every batch has its size."""
-    sizes, original = [], folder.Run._after
+    sizes, original = [], runs.Run._after
     monkeypatch.setattr(
-        folder.Run, "_after", lambda self: (sizes.append(len(self.batch.labels)), original(self))
+        runs.Run, "_after", lambda self: (sizes.append(len(self.batch.labels)), original(self))
     )
     data = write_pictures(tmp_path / "images")
     broken = [data / "a" / "03.png", data / "b" / "05.png"]

@@ -13,9 +13,9 @@ import torch
 
 from gfnet_fast.errors import CheckpointError, InputError
 from gfnet_fast.files import write_json
-from gfnet_fast.training import folder
-from gfnet_fast.training.folder import Interrupted
+from gfnet_fast.training import run as runs
 from gfnet_fast.training.job import Manner
+from gfnet_fast.training.run import Interrupted
 from gfnet_fast.training.state import check_settings, drafts
 from tests.training.folder_helpers import QUIET, assert_bit_equal, train, weights, write_pictures
 
@@ -61,9 +61,9 @@ def assert_same_end(output, undisturbed):
 def kill_after(monkeypatch, place, calls):
     """End the process at the n-th arrival at a place: before or after a function of the run."""
     owner, name, when = {
-        "update": (folder.Run, "_after", "before"),
-        "checkpoint": (folder, "save_checkpoint", "after"),
-        "report": (folder.Run, "_report", "before"),
+        "update": (runs.Run, "_after", "before"),
+        "checkpoint": (runs, "save_checkpoint", "after"),
+        "report": (runs.Run, "_report", "before"),
     }[place]
     original, count = getattr(owner, name), 0
 
@@ -123,10 +123,8 @@ def test_only_the_work_since_the_last_checkpoint_is_lost(data, tmp_path, monkeyp
     state = torch.load(output / "checkpoint.pt", weights_only=True)
     assert (state["done"], state["stage"], state["epoch"], state["batch"]) == ([0], 1, 0, 2)
     updates = []
-    original = folder.Run._after
-    monkeypatch.setattr(
-        folder.Run, "_after", lambda self: (updates.append(self.stage.number), original(self))
-    )
+    original = runs.Run._after
+    monkeypatch.setattr(runs.Run, "_after", lambda self: (updates.append(self.stage.number), original(self)))
     train(data, output, **SETTINGS)
     assert updates == [1] * 4 + [2] * 3 + [3] * 6
 
@@ -134,7 +132,7 @@ def test_only_the_work_since_the_last_checkpoint_is_lost(data, tmp_path, monkeyp
 def test_an_interrupt_writes_a_checkpoint(data, undisturbed, tmp_path, monkeypatch):
     """SIGTERM here, SIGINT in the tests of the command."""
     number = signal.SIGTERM
-    output, original, count = tmp_path / "run", folder.Run._after, 0
+    output, original, count = tmp_path / "run", runs.Run._after, 0
 
     def interrupting(self):
         nonlocal count
@@ -143,7 +141,7 @@ def test_an_interrupt_writes_a_checkpoint(data, undisturbed, tmp_path, monkeypat
             os.kill(os.getpid(), number)
         original(self)
 
-    monkeypatch.setattr(folder.Run, "_after", interrupting)
+    monkeypatch.setattr(runs.Run, "_after", interrupting)
     before = signal.getsignal(number)
     manner = Manner(device="cpu", checkpoint_every=1000, quiet=True)
     with pytest.raises(Interrupted, match="stage 1, epoch 1 of 2, after batch 1"):
