@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gfnet_fast.arrays import check_batch, check_normalised, is_batch
+from gfnet_fast.arrays import check_batch, check_normalised
 from gfnet_fast.auditing import Auditing
 from gfnet_fast.checkpoints import load
 from gfnet_fast.checkpoints.files import check_device
@@ -258,9 +258,10 @@ class Predictor:
         """
         one = is_one(source)
         if not one and isinstance(source, (str, os.PathLike, np.ndarray, Tensor)):
-            what, got = (
-                ("array", "a batch") if is_batch(source) else (os.fsdecode(source), "a folder or a glob")
-            )
+            if isinstance(source, (np.ndarray, Tensor)):
+                what, got = "array", "a batch"
+            else:
+                what, got = os.fsdecode(source), "a folder or a glob"
             advice = "give [x] for a list of results, or stream(x)"
             raise InputError(f"{what}: expected one image, or a list, got {got}; {advice}")
         results = list(self.stream(source, on_error=on_error, normalised=normalised))

@@ -54,7 +54,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Determines the run, on a CPU to the bit.")] = None,
     amp: Annotated[bool | None, typer.Option(help="Encoders in bfloat16.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read images; 2, and fewer for few.")
+    ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile the encoders.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Encoders' layout.")] = False,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Updates between checkpoints.")] = 1000,

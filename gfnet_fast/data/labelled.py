@@ -163,7 +163,7 @@ def _open_folder(
     home = Path(source) if source and Path(source).is_dir() else None
     split = read_split(home) if home else None
     why = f"{home or 'the model'} has no {SPLIT}"
-    if split is not None:
+    if home and split is not None:
         known = [entry for entry in split if (folder / entry.path).is_file()]
         if len(known) == len(split) and not (part == "all" and not (folder / "train").is_dir()):
             wanted = usual if part == "auto" else part

@@ -7,6 +7,7 @@ often, in four times as many updates.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ class Request:
     training: Mapping[str, Any]
     model: Mapping[str, Any]
     pretrained: str | None = None
-    init: Path | None = None
+    init: str | os.PathLike[str] | None = None
 
     @property
     def split(self) -> tuple[float, float, int, int]:
@@ -143,7 +144,7 @@ def recipe(
     backbone: str,
     images: int,
     pretrained: str,
-    init: Path | None,
+    init: str | os.PathLike[str] | None,
     processes: int,
     given: Mapping[str, Any],
 ) -> TrainConfig:

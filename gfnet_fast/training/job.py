@@ -78,8 +78,9 @@ class Manner:
     ----------
     device : str
         "auto", "cpu" or "cuda".
-    workers : int
-        Processes that read images, for each process that trains; 0: none.
+    workers : int or None
+        Processes that read images, for each process that trains; 0: none. None: two, but fewer where an epoch
+        is over before they have paid for their start.
     checkpoint_every : int
         Updates between checkpoints; there is one after every epoch as well.
     bad_images : int
@@ -94,7 +95,7 @@ class Manner:
     """
 
     device: str = "auto"
-    workers: int = 0
+    workers: int | None = 0
     checkpoint_every: int = 1000
     bad_images: int = 0
     compile: bool = False

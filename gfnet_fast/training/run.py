@@ -46,6 +46,9 @@ from gfnet_fast.training.start import begin_from_global, training_reader
 from gfnet_fast.training.state import EVALUATION, FAILED, OFFICIAL, save_checkpoint, write_torch
 from gfnet_fast.training.unroll import Chooser, Views
 
+WORKERS, BATCHES_A_WORKER = 2, 4
+"""Where nobody says how many processes read: at most so many, with at least so many batches each."""
+
 
 class Interrupted(Exception):
     """Somebody asked the run to stop; it has written a checkpoint."""
@@ -181,8 +184,10 @@ class Run:
             yield batch.images, batch.labels
 
     def _load(self, images: FolderImages, order: Order) -> Iterator[Batch]:
-        device = self.world.device
-        for batch in load_batches(images, order, self.manner.workers, pin=device.type == "cuda"):
+        device, workers = self.world.device, self.manner.workers
+        if workers is None:
+            workers = min(WORKERS, len(order) // BATCHES_A_WORKER)
+        for batch in load_batches(images, order, workers, pin=device.type == "cuda"):
             self._name(batch.bad)
             self._check_bad()
             yield batch.to(device)

@@ -1,4 +1,4 @@
-"""Where weights to begin with come from: timm, a file, an installed package, a GFNet's local encoder."""
+"""Where weights to begin with come from: timm, a file, an installed package, or another GFNet."""
 
 from __future__ import annotations
 
