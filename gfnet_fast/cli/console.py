@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -40,15 +41,18 @@ def per_cent(shares: Any) -> str:
 
 
 def count_images(sources: Iterable[str], seconds: float = 0.5) -> int | None:
-    """How many results files, folders and globs will have; None where a listing takes longer than `seconds`.
+    """How many results files and folders will have, none of them opened.
 
-    Nothing is opened. A glob is listed to its end before its time is looked at.
+    None where that takes longer than `seconds`, and for globs, whose listing cannot be ended early.
     """
     from gfnet_fast.walking import find, is_folder_or_glob
 
     until, count = time.monotonic() + seconds, 0
     for source in sources:
-        for _ in find(source) if is_folder_or_glob(source) else (source,):
+        many = is_folder_or_glob(source)
+        if many and not os.path.isdir(source):
+            return None
+        for _ in find(source) if many else (source,):
             count += 1
             if time.monotonic() > until:
                 return None

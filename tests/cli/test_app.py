@@ -107,8 +107,9 @@ def test_without_a_command_help_goes_to_stderr(capsys):
 def test_images_are_counted_as_they_will_be_found(tmp_path):
     for name in ("a.png", "b.jpg", "c.txt", ".d.png"):
         (tmp_path / name).touch()
-    assert count_images([str(tmp_path), str(tmp_path / "*.png"), "no-such.png"]) == 2 + 1 + 1
+    assert count_images([str(tmp_path), str(tmp_path / "c.txt"), "no-such.png"]) == 2 + 1 + 1
     assert count_images([]) == 0
+    assert count_images(["no-such.png", str(tmp_path / "*.png")]) is None
     assert count_images([str(tmp_path)], seconds=-1) is None
 
 
