@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.editable_wheel import _StaticPth, editable_wheel
 
 ROOT = Path(__file__).resolve().parent
 
@@ -43,4 +45,14 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--install", str(build), "--component", "python"], check=True)
 
 
-setup(ext_modules=[Extension("gfnet_fast._scheduler", sources=[])], cmdclass={"build_ext": CMakeBuild})
+class Editable(editable_wheel):
+    """Two paths, where setuptools makes a finder of two folders, which type checkers cannot follow."""
+
+    def _select_strategy(self, name: str, tag: str, build_lib: Any) -> Any:
+        return _StaticPth(self.distribution, name, [ROOT, ROOT / "kernels"])
+
+
+setup(
+    ext_modules=[Extension("gfnet_fast._scheduler", sources=[])],
+    cmdclass={"build_ext": CMakeBuild, "editable_wheel": Editable},
+)

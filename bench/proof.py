@@ -20,9 +20,10 @@ sys.path.insert(0, str(ROOT))
 
 import control  # noqa: E402
 import engine  # noqa: E402
-import kernels  # noqa: E402
 import ladder  # noqa: E402
 from measuring import parser, run_parts  # noqa: E402
+
+import kernels  # noqa: E402
 
 PARTS = {
     "control": control.tasks,

@@ -160,7 +160,7 @@ def kill(process: "subprocess.Popen[str]") -> None:
 
 def environment_of(command: Command, begun: Path) -> dict[str, str]:
     """This process's, with the tree ahead of anything installed."""
-    tree = (str(ROOT), str(ROOT / "bench"), os.environ.get("PYTHONPATH"))
+    tree = (str(ROOT), str(ROOT / "kernels"), str(ROOT / "bench"), os.environ.get("PYTHONPATH"))
     own = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "GFNET_BEGUN": str(begun)}
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, tree)), **own, **command.environment}
 

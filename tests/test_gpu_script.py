@@ -485,6 +485,7 @@ def test_the_tree_comes_before_what_is_installed(running, monkeypatch, tmp_path)
     root = str(running.ROOT)
     assert environment["PYTHONPATH"].split(os.pathsep) == [
         root,
+        f"{root}/kernels",
         f"{root}/bench",
         str(tmp_path),
     ]
