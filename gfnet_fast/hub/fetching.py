@@ -87,7 +87,8 @@ def _fetch(source: Download, check: Check) -> None:
     except CheckpointError as error:
         _remove(draft)
         said = str(error).replace(str(draft), source.address)
-        raise CheckpointError(f"{source.name}: {said}; {source.by_hand}") from None
+        said = said if said.startswith(source.name) else f"{source.name}: {said}"
+        raise CheckpointError(f"{said}; {source.by_hand}") from None
     draft.replace(source.place)
 
 

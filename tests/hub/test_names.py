@@ -80,3 +80,15 @@ def test_official_files_of_a_thousand_classes_have_them(small, small_config, tmp
         gf.load(path)
     path.write_bytes(saved({name: value for name, value in content.items() if name != "labels"}))
     assert gf.load(path).labels is None
+
+
+def test_a_model_of_imagenet_goes_on_with_its_folders():
+    """They are called by WordNet's numbers, not by the names that its classes have here."""
+    from gfnet_fast.training.start import _named_alike
+
+    folders, labels = imagenet.folders(), imagenet.labels()
+    assert _named_alike(labels, folders)
+    assert _named_alike(labels, labels)
+    assert _named_alike(None, folders)
+    assert not _named_alike(labels, folders[::-1])
+    assert not _named_alike(("a", "b"), folders[:2])
