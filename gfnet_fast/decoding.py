@@ -8,7 +8,7 @@ import re
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
@@ -68,9 +68,9 @@ class Decoded:
         *,
         ahead: int,
     ) -> None:
-        self._one = True
+        self._one = True  # or none at all
         with suppress(Exception):  # what it raises is said in its place
-            self._one = is_one(source)
+            self._one = is_one(source) or not isinstance(source, Iterable) or isinstance(source, Mapping)
         self._sources: Iterator[tuple[int, Source | InputError]] = enumerate(expand(source, strict=False))
         self._take, self._read, self._ahead = take, read, ahead
         self._waiting: deque[tuple[str, Future[Canvas] | Unusable]] = deque()

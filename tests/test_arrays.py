@@ -122,6 +122,9 @@ def test_errors_say_which_image_of_a_list(predictor):
     begins = [None if result.error is None else result.error.split(": ")[0] for result in results]
     assert begins == [None, "images[1]", "nothing.png", "images[3]", None, "images[5]"]
     assert predictor(bad, on_error="return").error.startswith("array: expected uint8")
+    for none in (None, {"a.jpg": 1}):
+        with pytest.raises(gf.InputError, match=r"^source: expected a path"):
+            predictor(none)
     with pytest.raises(gf.InputError, match=r"^images\[1\]: expected uint8"):
         predictor([PIXELS, bad])
 

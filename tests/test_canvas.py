@@ -151,11 +151,13 @@ def test_a_thin_picture_whose_filter_takes_much_memory_is_not_decoded(monkeypatc
 def test_images_of_another_form_are_refused(model):
     predictor = Predictor(model, device="cpu")
     turned = torch.zeros(1, 112, 48, 3, dtype=torch.uint8)
-    with pytest.raises(InputError, match=r"expected uint8 \[B >= 1, 48, 112, 3\] or \[B, 3, 48, 112\]"):
+    with pytest.raises(InputError, match=r"uint8 or floats \[B >= 1, 48, 112, 3\] or \[B, 3, 48, 112\]"):
         predictor.predict_batch(turned)
     with pytest.raises(InputError, match=r"expected a float32 tensor \[B >= 1, 3, 48, 112\]"):
         model.trace(model.normalise(turned))
-    with pytest.raises(InputError, match=r"array: expected float32 \[3, 48, 112\], .* got \[3, 112, 48\]"):
+    with pytest.raises(
+        InputError, match=r"array: expected floats \[3, 48, 112\], .* got float32 \[3, 112, 48\]"
+    ):
         read_image(np.zeros((3, 112, 48), np.float32), model.config)
     whole = torch.randn(3, 48, 112)
     assert torch.equal(read_image(whole, model.config), whole)
