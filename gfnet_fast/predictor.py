@@ -258,10 +258,8 @@ class Predictor:
         """
         one = is_one(source)
         if not one and isinstance(source, (str, os.PathLike, np.ndarray, Tensor)):
-            if isinstance(source, (np.ndarray, Tensor)):
-                what, got = "array", "a batch"
-            else:
-                what, got = os.fsdecode(source), "a folder or a glob"
+            many = isinstance(source, (str, os.PathLike))
+            what, got = (source, "a folder or a glob") if many else ("array", "a batch")
             advice = "give [x] for a list of results, or stream(x)"
             raise InputError(f"{what}: expected one image, or a list, got {got}; {advice}")
         results = list(self.stream(source, on_error=on_error, normalised=normalised))

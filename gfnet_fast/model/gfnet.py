@@ -168,21 +168,22 @@ class GFNet(nn.Module):
     def unroll(self, images: Tensor) -> Iterator[Step]:
         """All T steps, one after another, for normalised ``[B, 3, H, W]`` images; no one leaves."""
         config, view = self.config, self.thumbnail(images)
-        feature_map, feature = self.global_encoder(view)
-        logits, state = self._classified(feature_map, feature, None, 1)
-        yield Step(logits, view, feature)
+        encoded = self.global_encoder(view)
+        logits, state = self._classified(encoded, None, 1)
+        yield Step(logits, view, encoded[1])
         for step in range(2, config.steps + 1):
             action, state = self.look(state)
             origins = crop_origins(action, config.canvas, config.patch_size)
             view = crop_patches(images, origins, config.patch_size)
-            feature_map, feature = self.local_encoder(view)
-            logits, state = self._classified(feature_map, feature, state, step)
-            yield Step(logits, view, feature, action, origins)
+            encoded = self.local_encoder(view)
+            logits, state = self._classified(encoded, state, step)
+            yield Step(logits, view, encoded[1], action, origins)
 
     def _classified(
-        self, feature_map: Tensor, feature: Tensor, state: StepState | None, step: int
+        self, encoded: tuple[Tensor, Tensor], state: StepState | None, step: int
     ) -> tuple[Tensor, StepState]:
-        """The logits of a step whose view is encoded, and the state after it."""
+        """The logits of a step from its view's map and vector, and the state after it."""
+        feature_map, feature = encoded
         before, policy = (None, None) if state is None else (state.classifier, state.policy)
         logits, after = self.classifier(feature, before, step)
         if logits is None:
@@ -195,7 +196,7 @@ class GFNet(nn.Module):
 
     def first_step(self, thumbnails: Tensor) -> tuple[Tensor, StepState]:
         """Step 1 from the thumbnails ``[B, 3, P, P]`` -> ``(logits [B, K], state)``."""
-        return self._classified(*self.global_encoder(thumbnails), None, 1)
+        return self._classified(self.global_encoder(thumbnails), None, 1)
 
     def look(self, state: StepState) -> tuple[Tensor, StepState]:
         """The policy's action ``[B, 2]`` after a step, and the state with what the policy remembers."""
@@ -208,7 +209,7 @@ class GFNet(nn.Module):
 
     def next_step(self, patches: Tensor, state: StepState, step: int) -> tuple[Tensor, StepState]:
         """Step `step` >= 2 from the patches ``[B, 3, P, P]`` -> ``(logits [B, K], state)``."""
-        return self._classified(*self.local_encoder(patches), state, step)
+        return self._classified(self.local_encoder(patches), state, step)
 
     @torch.no_grad()
     def trace(self, images: Tensor) -> Trace:
