@@ -4,13 +4,17 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 BUILD_FILES = pyproject.toml setup.py constraints.txt $(shell find csrc CMakeLists.txt -type f)
 
-.PHONY: demo test fuzz bench lint sanitizers dist clean
+.PHONY: demo test docs fuzz bench lint sanitizers dist clean
 
 demo: .venv/.core
 	.venv/bin/gfnet-fast demo --output demo.png
 
 test: .venv/.dev
 	.venv/bin/python -m pytest -q tests
+
+# The documentation as a site, in build/site; a link that leads nowhere fails.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
 
 # Mutated files, numbers and calls, a hundred times as long as in the tests: SECONDS for each reader.
 SECONDS ?= 300
@@ -59,7 +63,7 @@ gpu-proof:
 	touch $@
 
 # What an extra of the package adds; `pip install -e '.[dev]'` would build the package once more.
-.venv/.dev .venv/.report .venv/.dist: .venv/.%: .venv/.core
+.venv/.dev .venv/.docs .venv/.report .venv/.dist: .venv/.%: .venv/.core
 	.venv/bin/python -c 'import importlib.metadata as m; print(*(r.partition(";")[0] for r in m.requires("gfnet-fast") if "extra == \"$*\"" in r), sep="\n")' > $@.txt
 	$(PIP) install -c constraints.txt -r $@.txt
 	touch $@
