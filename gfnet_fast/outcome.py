@@ -68,11 +68,11 @@ class ClassFigures(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """`count` images of class `label` got the answer `prediction`."""
+    """So many images of class `label` got the answer `prediction`."""
 
     label: int
     prediction: int
-    count: int
+    images: int
 
 
 def outcome(steps: Steps, thresholds: Any) -> Outcome:
@@ -104,7 +104,7 @@ def confusions(found: Outcome) -> list[Confusion]:
     wrong = np.stack([found.labels, found.predictions], 1)[~found.right]
     pairs, counts = np.unique(wrong, axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    return [Confusion(*pairs[i].tolist(), int(counts[i])) for i in order]
+    return [Confusion(int(pairs[i, 0]), int(pairs[i, 1]), int(counts[i])) for i in order]
 
 
 def matrix(found: Outcome, labels: Sequence[int]) -> Ints:

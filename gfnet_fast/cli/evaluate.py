@@ -182,7 +182,7 @@ def details(by_class: Any, confusions: Any, names: Any) -> dict[str, Any]:
         for one in by_class
     ]
     pairs = [
-        {"truth": names[one.label], "prediction": names[one.prediction], "images": one.count}
+        {"truth": names[one.label], "prediction": names[one.prediction], "images": one.images}
         for one in confusions
     ]
     return {"classes": classes, "confusions": pairs}

@@ -84,7 +84,7 @@ def print_findings(console: Any, figures: dict[str, Any], found: Any, names: Seq
         return
     table = plain_table(f"largest of {len(pairs)} confusions: is", "answer", "images")
     for pair in pairs[:FEW_CLASSES]:
-        table.add_row(plain(names[pair.label]), plain(names[pair.prediction]), str(pair.count))
+        table.add_row(plain(names[pair.label]), plain(names[pair.prediction]), str(pair.images))
     console.print(table)
 
 

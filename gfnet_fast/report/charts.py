@@ -29,7 +29,7 @@ _PAINT = re.compile(r"\b(fill|stroke): (#[0-9a-f]{6})")
 _FONT = re.compile(r"font: ([0-9.]+px) [^;\"]*")
 
 SIZE = (5.1, 3.3)
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "gfnet", "font.family": "sans-serif", "font.size": 9,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": RULE, "axes.grid": True,
     "grid.color": RULE, "grid.linewidth": 0.5, "axes.axisbelow": True, "text.color": INK,

@@ -72,7 +72,7 @@ def section(of: Evaluation) -> dict[str, Any]:
         "class_count": len(by_label),
         "matrix": table,
         "confusions": [
-            (_name(of.names, pair.label), _name(of.names, pair.prediction), pair.count) for pair in listed
+            (_name(of.names, pair.label), _name(of.names, pair.prediction), pair.images) for pair in listed
         ],
         "confusion_count": len(pairs),
         "steps": of.found.steps,
@@ -126,7 +126,7 @@ def _class(one: ClassFigures, often: Mapping[int, Any], names: Sequence[str]) ->
         "low": 100 * low,
         "high": 100 * high,
         "precision": None if one.precision is None else 100 * one.precision,
-        "taken": "-" if pair is None else f"{_name(names, pair.prediction)} ({pair.count})",
+        "taken": "-" if pair is None else f"{_name(names, pair.prediction)} ({pair.images})",
     }
 
 

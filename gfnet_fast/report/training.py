@@ -12,7 +12,12 @@ from gfnet_fast.report.rows import Row
 from gfnet_fast.report.runs import Run
 from gfnet_fast.text import plain
 
-STAGES = {0: "encoders alone", 1: "classifier, random crops", 2: "policy", 3: "classifier, drawn crops"}
+STAGES: dict[float, str] = {
+    0: "encoders alone",
+    1: "classifier, random crops",
+    2: "policy",
+    3: "classifier, drawn crops",
+}
 CURVES = {"loss": "loss", "accuracy": "accuracy, %", "reward": "reward"}
 POLICIES = {"learned": ("o", "-"), "random": ("s", "--")}
 MOST_CLASSES, MOST_MARKERS, MOST_SETTINGS = 40, 60, 100
@@ -53,7 +58,7 @@ def stages(rows: Sequence[Row]) -> list[tuple[float, str, list[int]]]:
     def key(at: int) -> tuple[float, str]:
         return float(rows[at]["stage"]), plain(str(rows[at].get("what") or ""))
 
-    return [(*of, list(part)) for of, part in groupby(range(len(rows)), key)]
+    return [(stage, what, list(part)) for (stage, what), part in groupby(range(len(rows)), key)]
 
 
 def facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
