@@ -12,7 +12,7 @@ from gfnet_fast.errors import InputError, reason
 from gfnet_fast.files import replacing
 from gfnet_fast.original import Box
 from gfnet_fast.results import Result
-from gfnet_fast.sources import Source, picture, take
+from gfnet_fast.sources import Source, picture
 
 SMALLEST_SIDE = 160  # pixels; below, numbers do not fit onto boxes
 LONGEST_SIDE = 8192  # beyond it nothing is enlarged to
@@ -96,10 +96,11 @@ def _is_same(path: Path, other: str) -> bool:
 
 
 def _original(result: Result, image: Source | None) -> Image.Image:
-    if image is None and result.path is None:
+    read = result.path if image is None else image
+    if read is None:
         expected = f"the picture of {result.source}, which was read from no file"
         raise InputError(f"image: expected {expected}, got none")
-    original = picture(take(result.path if image is None else image, None))  # type: ignore[arg-type]
+    original = picture(read)
     if (original.height, original.width) != result.size:
         assert result.size is not None
         expected = f"the picture that was classified, {result.size[1]} x {result.size[0]} pixels"

@@ -55,11 +55,11 @@ def plain_tensor(what: str, tensor: Tensor) -> Tensor:
 
 
 def copied(
-    array: NDArray[Any] | Tensor, canvas: tuple[int, int] | None, normalised: bool | None = None
+    array: NDArray[Any] | Tensor, canvas: tuple[int, int], normalised: bool | None = None
 ) -> NDArray[np.uint8] | Floats:
     """A copy of one image: uint8 ``[H, W]`` or ``[H, W, 3]``, or floats of the `canvas`.
 
-    Without a `canvas` floats are refused. InputError on another shape or type, before anything is copied.
+    InputError on another shape or type, before anything is copied.
     """
     if isinstance(array, Tensor):
         array = plain_tensor("tensor", array)
@@ -83,17 +83,12 @@ def copied(
     return np.array(array, order="C")
 
 
-def _channel_axis(
-    what: str, dtype: str, shape: list[int], canvas: tuple[int, int] | None, cast: str
-) -> int | None:
+def _channel_axis(what: str, dtype: str, shape: list[int], canvas: tuple[int, int], cast: str) -> int | None:
     """Where the channels are: 0, 2, or None where there are none; InputError unless it is one image."""
     if len(shape) == 4:
         advice = "give list(x), or predict_batch where they are preprocessed"
         raise InputError(f"{what}: expected one image, got a batch {shape}; {advice}")
-    if canvas is None and dtype in _FLOATS:
-        advice = f"{_cast('(x * 255).round()', cast)} where they are from 0 to 1"
-        raise InputError(f"{what}: expected uint8, got {dtype}; give {advice}")
-    planar, interleaved = [3, *(canvas or ())], [*(canvas or ()), 3]
+    planar, interleaved = [3, *canvas], [*canvas, 3]
     if dtype in _FLOATS:
         if shape not in (planar, interleaved):
             advice = f"give a picture of any size as uint8, {_cast('(x * 255).round()', cast)}"

@@ -11,6 +11,7 @@ import io
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -74,10 +75,12 @@ def is_one(source: object) -> bool:
 
 def known_count(source: object) -> int | None:
     """How many images a source is, where that is known without looking anywhere."""
-    if is_one(source):
-        return 1
-    several = isinstance(source, (list, tuple)) and all(map(is_one, source))
-    return len(source) if several or is_batch(source) else None  # type: ignore[arg-type]
+    with suppress(Exception):  # what it raises is said in its place
+        if is_one(source):
+            return 1
+        if is_batch(source) or (isinstance(source, (list, tuple)) and all(map(is_one, source))):
+            return len(source)  # type: ignore[arg-type]
+    return None
 
 
 def expand(
@@ -146,13 +149,19 @@ def describe(source: Source | InputError, index: int) -> str:
     return name if isinstance(name, str) else f"{type(source).__name__} {index}"
 
 
-def take(source: Source, config: GFNetConfig | None, normalised: bool | None = None) -> Taken:
+def take(source: Source, config: GFNetConfig, normalised: bool | None = None) -> Taken:
     """An image as it is now, whatever its owner does with it later; a path is read when it is decoded.
 
     Files are read from where they stand. `normalised`: what floats are, as for :meth:`Predictor.stream`.
-    Without `config` floats are refused.
     Raises InputError where the type, the shape or the size is wrong, before anything is copied.
     """
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        return copied(source, config.canvas, normalised)
+    return _taken(source)
+
+
+def _taken(source: object) -> str | bytes | Image.Image:
+    """What :func:`take` makes of all but arrays."""
     if isinstance(source, _BYTES):
         view = memoryview(source)
         if view.ndim != 1 or view.itemsize != 1:
@@ -160,8 +169,6 @@ def take(source: Source, config: GFNetConfig | None, normalised: bool | None = N
             raise InputError(f"bytes: expected an encoded image in one dimension, got {got}")
         _check_encoded(view.nbytes)
         return bytes(view)
-    if isinstance(source, (np.ndarray, torch.Tensor)):
-        return copied(source, None if config is None else config.canvas, normalised)
     if isinstance(source, Image.Image):
         return _copied_picture(source)
     if (text := _path(source)) is not None:
@@ -210,24 +217,31 @@ def read_image(source: Source, config: GFNetConfig) -> torch.Tensor:
 def prepare(taken: Taken, config: GFNetConfig) -> Canvas:
     """What :func:`take` gave, decoded and preprocessed; see :func:`read_image`."""
     if isinstance(taken, Floats):
-        floats = normalised_floats("floats", taken.values[None], config, taken.normalised)[0]
-        return Canvas(floats, Original.whole(*config.canvas))
+        pixels = normalised_floats("floats", taken.values[None], config, taken.normalised)[0]
+        return Canvas(pixels, Original.whole(*config.canvas))
     name, path = (taken, taken) if isinstance(taken, str) else ("image", None)
-    image = picture(taken, config.resized)
+    image = _decoded(taken, config.resized)
     try:
         return Canvas(preprocess(image, config), Original.resized(image.height, image.width, config, path))
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 
 
-def picture(taken: Taken, resized: Resized | None = None) -> Image.Image:
-    """What :func:`take` gave, unless it is normalised, decoded: in mode "L" or "RGB", with all its pixels.
+def picture(source: Source) -> Image.Image:
+    """One picture with all its pixels, decoded, in mode "L" or "RGB"; InputError where there is none.
 
-    `resized`: as for :func:`~gfnet_fast.pictures.decode`.
+    Of what :func:`read_image` takes all but floats.
     """
+    if not isinstance(source, (np.ndarray, torch.Tensor)):
+        return _decoded(_taken(source))
+    if source.dtype not in (np.uint8, torch.uint8):
+        raise InputError(f"image: expected the original picture as uint8, got {source.dtype}")
+    return Image.fromarray(copied(source, (0, 0)))  # type: ignore[arg-type]  # no floats
+
+
+def _decoded(taken: str | bytes | Image.Image | NDArray[Any], resized: Resized | None = None) -> Image.Image:
     if isinstance(taken, np.ndarray):
         return Image.fromarray(taken)
-    assert not isinstance(taken, Floats)
     return taken if isinstance(taken, Image.Image) else open_image(taken, resized)
 
 

@@ -22,7 +22,7 @@ from gfnet_fast.sources import Canvas, Source, Taken, known_count, prepare, take
 
 
 class UnderWay(NamedTuple):
-    """A source whose result is awaited: what was wrong with it, or its image where it is audited.
+    """A source whose result is awaited: what was wrong with it, or its picture, and its image if audited.
 
     An exception is what the iterable of sources raised.
     """
@@ -30,7 +30,7 @@ class UnderWay(NamedTuple):
     name: str
     error: Unusable | Exception | None = None
     original: Original | None = None
-    audited: Tensor | None = None  # its image, where it is audited
+    audited: Tensor | None = None
 
 
 class Stream:
@@ -125,8 +125,9 @@ class Stream:
 
     def _read(self, taken: Taken) -> Canvas:
         canvas = prepare(taken, self._pool.config)
-        on_gpu = self._pool.device.type == "cuda"
-        return canvas._replace(pixels=canvas.pixels.pin_memory()) if on_gpu else canvas
+        if self._pool.device.type == "cuda":
+            canvas = canvas._replace(pixels=canvas.pixels.pin_memory())
+        return canvas
 
     def _result(self, name: str, answer: Answer, original: Original | None) -> Result:
         error = answer.error
