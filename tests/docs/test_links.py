@@ -6,12 +6,12 @@ import re
 import unicodedata
 from pathlib import Path
 
+import gfnet_kernels
 import pytest
 from pages import ROOT, pages
 
 import gfnet_fast
 import gfnet_fast.exits
-import gfnet_kernels
 
 SOURCES = ("gfnet_fast", "kernels", "csrc", "tests", "bench", ".ci")
 CODE = (".py", ".pyi", ".hpp", ".cpp", ".sh", ".txt")
