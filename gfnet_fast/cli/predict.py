@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gfnet_fast.cli.app import LARGEST_BATCH, MODEL_HELP, Quiet, app, complete_model, finite
-from gfnet_fast.cli.console import progress
+from gfnet_fast.cli.console import count_images, progress
 from gfnet_fast.cli.drawn import SHOWN, Pictures
 from gfnet_fast.cli.output import check_file, check_folder, opened
 from gfnet_fast.cli.process import SOME_FAILED
@@ -100,7 +100,7 @@ def predict(
     pictures, totals = Pictures(save, show, sources), Totals()
     with (
         opened(output, keep=True) as out,
-        progress("", None, quiet or on_a_terminal) as done,
+        progress("", lambda: count_images(sources), quiet or on_a_terminal) as done,
     ):
         results = writer(format, out, asked, steps=config.steps, classes=config.classes)
         for result in predictor.stream(with_standard_input(sources), on_error="return"):
