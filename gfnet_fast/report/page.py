@@ -64,7 +64,10 @@ def draw_report(rows: Sequence[Row] = (), runs: Sequence[Run] = ()) -> str:
             "runs": [training.section(run, number) for number, run in enumerate(runs)],
         }
 
-    return _page("report.html", sections)
+    try:
+        return _page("report.html", sections)
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise InputError(f"rows: expected those of a benchmark or of training, got {error!r}") from error
 
 
 def draw_evaluation(of: Evaluation) -> str:
@@ -88,13 +91,8 @@ def _page(template: str, content: Callable[[], dict[str, Any]]) -> str:
     import matplotlib as mpl
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    try:
-        with mpl.rc_context(STYLE):
-            values = content()
-    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-        if isinstance(error, GFNetError):
-            raise
-        raise InputError(f"rows: expected those of a benchmark or of training, got {error!r}") from error
+    with mpl.rc_context(STYLE):
+        values = content()
     pages = Environment(
         loader=PackageLoader("gfnet_fast.report"),
         autoescape=True,

@@ -12,6 +12,7 @@ from gfnet_fast.report.rows import Row, check_numbers, is_bench, read_rows
 
 METRICS, EVALUATION, SETTINGS, CONFIG = "metrics.jsonl", "evaluation.json", "training.json", "config.json"
 MOST_POLICIES = 20
+ROUNDING = 1e-6
 
 
 class Run(NamedTuple):
@@ -75,7 +76,7 @@ def _check_evaluation(content: Mapping[str, Any], where: str) -> None:
     for name, steps in policies.items():
         if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
             raise InputError(f"{where}: {shown(name)}: expected a table a step, got {shown(steps)}")
-        check_numbers([step.get("accuracy") for step in steps], f"{where}: accuracy")
+        _numbers([step.get("accuracy") for step in steps], f"{where}: accuracy")
         for step in steps:
             _check_interval(step, where)
     exits = content.get("exits")
@@ -83,17 +84,24 @@ def _check_evaluation(content: Mapping[str, Any], where: str) -> None:
         return
     if not isinstance(exits, dict):
         raise InputError(f"{where}: exits: expected a table, got {shown(exits)}")
-    check_numbers([exits.get(name) for name in ("accuracy", "mean_steps", "mean_macs")], f"{where}: exits")
+    _numbers([exits.get(name) for name in ("accuracy", "mean_steps", "mean_macs")], f"{where}: exits")
     _check_interval(exits, where)
-    shares = check_numbers(exits.get("shares"), f"{where}: shares")
+    shares = _numbers(exits.get("shares"), f"{where}: shares")
     right = exits.get("accuracies")
     if not isinstance(right, list) or len(right) != len(shares):
         raise InputError(f"{where}: accuracies: expected {len(shares)}, as the shares, got {shown(right)}")
     if known := [value for value in right if value is not None]:
-        check_numbers(known, f"{where}: accuracies")
+        _numbers(known, f"{where}: accuracies")
 
 
 def _check_interval(table: Mapping[str, Any], where: str) -> None:
-    ends = check_numbers(table.get("interval"), f"{where}: interval")
-    if len(ends) != 2 or not ends[0] <= table["accuracy"] <= ends[1]:
+    ends = _numbers(table.get("interval"), f"{where}: interval")
+    if len(ends) != 2 or not ends[0] - ROUNDING <= table["accuracy"] <= ends[1] + ROUNDING:
         raise InputError(f"{where}: interval: expected two ends around {table['accuracy']}, got {ends}")
+
+
+def _numbers(values: Any, where: str) -> list[float]:
+    """As :func:`check_numbers`, but of JSON, where a text is no number."""
+    if isinstance(values, list) and any(isinstance(value, str) for value in values):
+        raise InputError(f"{where}: expected numbers, got {shown(values)}")
+    return check_numbers(values, where)

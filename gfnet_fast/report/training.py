@@ -184,8 +184,8 @@ def _policies(policies: Mapping[str, Sequence[Mapping[str, Any]]], number: int) 
         x = [step + 0.06 * (place - (len(policies) - 1) / 2) for step in range(1, len(steps) + 1)]
         y = [100 * float(step["accuracy"]) for step in steps]
         ends = [[100 * float(end) for end in step["interval"]] for step in steps]
-        errors = [[a - low for a, (low, _) in zip(y, ends, strict=True)],
-                  [high - a for a, (_, high) in zip(y, ends, strict=True)]]  # fmt: skip
+        errors = [[max(a - low, 0) for a, (low, _) in zip(y, ends, strict=True)],
+                  [max(high - a, 0) for a, (_, high) in zip(y, ends, strict=True)]]  # fmt: skip
         marker, dashes = POLICIES.get(name, ("^", ":"))
         colour = INK if name == "random" else step_colour(place + 1)
         looks: Any = {"color": colour, "markersize": 4, "elinewidth": 1, "capsize": 2, "linewidth": 1.4}

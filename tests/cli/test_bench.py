@@ -108,7 +108,7 @@ def test_the_command_writes_a_table_and_a_page(capsys, model, tmp_path):
     assert done.status == 0, done.err
     assert "x official" in done.out
     assert {row["images"] for row in read_rows(table)} == {"14", "4"}
-    assert page.read_text().count("<svg") == 4
+    assert page.read_text().count("<svg") == 2
 
 
 def test_what_cannot_be_measured_is_refused(capsys, tmp_path):

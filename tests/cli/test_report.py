@@ -13,9 +13,12 @@ from cli_runner import run
 from gfnet_fast.benchmark import FIELDS, merge_csv
 from gfnet_fast.errors import InputError
 from gfnet_fast.files import MAX_JSON
-from gfnet_fast.report import BENCH, ReportError, draw_report, read_rows
+from gfnet_fast.report import ReportError, draw_report, read_rows, read_run
+from gfnet_fast.report.page import breakable
+from gfnet_fast.report.rows import BENCH
 
-METRICS = Path(__file__).parents[2] / "gfnet_fast" / "assets" / "digits" / "metrics.jsonl"
+DIGITS = Path(__file__).parents[2] / "gfnet_fast" / "assets" / "digits"
+METRICS = DIGITS / "metrics.jsonl"
 
 BENCH_HEAD = ",".join(BENCH) + "\n"
 
@@ -49,26 +52,49 @@ def words(chart):
     return " ".join("".join(text.itertext()) for text in chart.iter("{http://www.w3.org/2000/svg}text"))
 
 
+def bars(page):
+    """The bars that the page draws itself: (name, widths of its parts, figures)."""
+    found = []
+    for item in re.findall(r"<li><span.*?</li>", page, re.S):
+        name, value = (re.search(f'class="{kind}">(.*?)</span>', item)[1] for kind in ("name", "value"))
+        found.append((name, [float(width) for width in re.findall(r"width:([0-9.]+)%", item)], value))
+    return found
+
+
 def test_a_page_of_its_own_with_the_rows_numbers():
     page = draw_report(ROWS)
     assert not re.search(r"<script|<link|<img|@import|(src|href)=\"(?!#)|url\((?!#)", page)
     assert "m &lt;1&gt;" in page
-    for number in ("71.25 (70.2 to 72.2)", "9.000 / 10.000 / 11.000", "<td>2.00 *</td>"):
+    for number in ("71.25 (70.2 to 72.2)", "9.000 / 10.000 / 11.000", ">2.00 *</td>"):
         assert number in page
-    curve, speed, exits, ladder = map(words, charts(page))
+    curve, speed = map(words, charts(page))
     assert "engine (folded)" in curve
     assert "cost only" in speed
-    assert "step 3" in exits
-    assert "at once" not in ladder
-    assert "crop by crop: 31, 1.00 x, 79.0 %" in ladder
-    assert "steps share full batches, batch norms folded: 217, 7.00 x, 78.5 %" in ladder
-    assert "in bfloat16, folded: 434, 14.00 x, 77.5 %" in ladder
-    assert "full image: 20, 0.65 x" in ladder
+    assert bars(page) == [
+        ("1.00", [50, 30, 20], "50 / 30 / 20"),
+        ("2.00 *", [50, 30, 20], "50 / 30 / 20"),
+        ("the official way: all steps, crop by crop", [7.14], "31, 1.00 x, 79.0 %"),
+        ("images leave, batch by batch", [41.47], "180, 5.81 x, 78.5 %"),
+        ("steps share full batches, batch norms folded", [50.0], "217, 7.00 x, 78.5 %"),
+        ("in bfloat16, folded", [100.0], "434, 14.00 x, 77.5 %"),
+        ("static: the backbone on the full image", [4.61], "20, 0.65 x"),
+    ]
+
+
+def test_a_page_s_colours_are_those_of_its_style_in_the_light_and_in_the_dark():
+    """A chart with a colour of its own would be dark on dark; a variable without a value would be black."""
+    page = draw_report(ROWS, [read_run(DIGITS)])
+    drawn = "".join(re.findall(r"<svg.*?</svg>", page, re.S))
+    assert not re.search(r"(fill|stroke): ?#", drawn)
+    used = {"--part"} ^ set(re.findall(r"var\((--[a-z0-9-]+)\)", page))
+    light, dark = re.findall(r":root \{(.*?)\}", page, re.S)[:2]
+    assert used <= set(re.findall(r"(--[a-z0-9-]+):", light))
+    assert set(re.findall(r"(--[a-z0-9-]+):", light)) == set(re.findall(r"(--[a-z0-9-]+):", dark))
 
 
 def test_each_model_and_machine_has_its_own_charts():
     page = draw_report([*ROWS, *(dict(one, machine="cuda: test") for one in ROWS)])
-    assert len(charts(page)) == 8
+    assert len(charts(page)) == 4
     named = {}
     for chart in charts(page):
         for element in chart.iter():
@@ -80,9 +106,7 @@ def test_each_model_and_machine_has_its_own_charts():
 
 def test_budgets_that_look_alike_have_a_bar_each():
     alike = [row("engine", str(macs), macs=macs) for macs in (6_710_000, 6_712_000, 6_740_000)]
-    bars = words(charts(draw_report(alike))[2])
-    assert bars.count("6.71") == 2
-    assert bars.count("6.74") == 1
+    assert [name for name, *_ in bars(draw_report(alike))][:3] == ["6.71", "6.71", "6.74"]
 
 
 def test_training_metrics_have_curves(capsys, tmp_path):
@@ -90,11 +114,11 @@ def test_training_metrics_have_curves(capsys, tmp_path):
     done = run(capsys, "report", METRICS, "-o", out)
     assert (done.status, done.out) == (0, ""), done.err
     text = out.read_text()
-    stages = {(r["stage"], r.get("what")) for r in map(json.loads, METRICS.read_text().splitlines())}
-    assert len(charts(text)) == len(stages)
-    policy = words(charts(text)[-2])
-    assert "reward" in policy
-    assert "step 4" in policy
+    loss, accuracy, reward = map(words, charts(text))
+    assert "0 (windows), 0 (thumbnails), 1 (classifier, random crops), 2 (policy)," in text
+    assert "minutes of training" in loss
+    assert [f"step {step}" in accuracy for step in (1, 4, 5)] == [True, True, False]
+    assert [f"step {step}" in reward for step in (1, 2, 4)] == [False, True, True]
 
 
 def test_rows_from_a_table_and_from_lines(capsys, tmp_path):
@@ -104,7 +128,7 @@ def test_rows_from_a_table_and_from_lines(capsys, tmp_path):
     done = run(capsys, "report", table, lines, METRICS, "-o", tmp_path / "page.html")
     assert done.status == 0, done.err
     text = (tmp_path / "page.html").read_text()
-    assert len(charts(text)) > 8
+    assert len(charts(text)) == 2 + 2 + 3
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
 
 
@@ -196,6 +220,115 @@ def test_names_are_text_on_a_page(capsys, tmp_path):
 def test_more_sections_than_anybody_reads():
     with pytest.raises(InputError, match=r"rows: expected at most 100 models, .*, got 101"):
         draw_report([row("engine", model=str(number)) for number in range(101)])
+
+
+def test_a_run_s_folder_says_what_was_trained_and_what_came_out(capsys, tmp_path):
+    done = run(capsys, "report", DIGITS, "-o", tmp_path / "page.html")
+    assert (done.status, done.out) == (0, ""), done.err
+    page = (tmp_path / "page.html").read_text()
+    assert len(charts(page)) == 4
+    for text in (
+        "Training: digits",
+        "timm/resnet18",
+        "4 of 32 x 32 px, on 192 px",
+        "10: 0, 1, 2, 3, 4, 5, 6, 7",
+        "<dt>backbone_lr</dt><dd>0.02</dd>",
+        "83.4 %",
+        "82.2 to 84.5",
+        ">81.1 (79.9 to 82.3)<",
+    ):
+        assert text in page, text
+    assert bars(page)[1] == ("step 2", [34.67], "34.7 %, of them 99.0 % right")
+    by_policy = words(charts(page)[-1])
+    assert [name in by_policy for name in ("learned", "random", "oracle")] == [True] * 3
+
+
+def some_run(folder, *rows, **files):
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+EPOCHS = [
+    {"stage": 1, "epoch": 0, "seconds": 3, "loss": 2.0, "accuracy": [0.5, 0.6], "heldout": [0.4, 0.5]},
+    {"stage": 1, "epoch": 1, "seconds": 6, "loss": 1.5, "accuracy": [0.6, 0.7], "news": {"of": "later"}},
+]
+
+
+def test_a_run_under_way_and_what_it_says_of_held_out_images(tmp_path):
+    settings = {"model": {"backbone": "<b>", "image_size": [64, 48], "patch_size": 32, "steps": 2},
+                "training": {"lr": 0.1, "flip": True, "scale": [0.08, 1.0]}, "classes": ["<i>", "b"],
+                "train": {"images": 70}, "init": None}  # fmt: skip
+    page = draw_report(runs=[read_run(some_run(tmp_path / "run", *EPOCHS, training=settings))])
+    assert len(charts(page)) == 2
+    assert "held out" in words(charts(page)[1])
+    assert "seconds of training" in words(charts(page)[0])
+    for text in (
+        "No evaluation",
+        "&lt;b&gt;",
+        "&lt;i&gt;",
+        "on 64 x 48 px",
+        "<dd>0.08, 1</dd>",
+        "<dd>true</dd>",
+    ):
+        assert text in page, text
+    timeless = [{name: value for name, value in one.items() if name != "seconds"} for one in EPOCHS]
+    page = draw_report(runs=[read_run(some_run(tmp_path / "run", *timeless))])
+    assert "epochs of training" in words(charts(page)[0])
+
+
+STEP = {"accuracy": 0.5, "interval": [0.4, 0.6]}
+EXITS = {**STEP, "shares": [0.5, 0.5], "accuracies": [1.0, None], "mean_steps": 1.5, "mean_macs": 2e6}
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ("{", "expected a JSON object, got"),
+        ("[]", r"expected a JSON object, got \[\]"),
+        ({"policies": []}, r"policies: expected at most 20 by name, got \[\]"),
+        ({"policies": {"learned": []}}, "accuracy: expected 1 to 100 numbers, got 0"),
+        ({"policies": {"learned": [1]}}, r"'learned': expected a table a step, got \[1\]"),
+        (
+            {"policies": {"learned": [{**STEP, "accuracy": "x"}]}},
+            r"accuracy: expected numbers, got \['x'\]",
+        ),
+        (
+            {"policies": {"learned": [{**STEP, "interval": [0.7, 0.8]}]}},
+            "interval: expected two ends around 0.5",
+        ),
+        ({"exits": {**EXITS, "accuracy": "0.5"}}, r"exits: expected numbers, got \['0.5', 1.5"),
+        ({"exits": {**EXITS, "mean_macs": None}}, "exits: expected a number from .*, got None"),
+        ({"exits": {**EXITS, "accuracies": [1.0]}}, r"accuracies: expected 2, as the shares, got \[1.0\]"),
+        ({"exits": {**EXITS, "shares": 3}}, "shares: expected 1 to 100 numbers, got 3"),
+    ],
+    ids=str,
+)
+def test_an_evaluation_that_cannot_be_drawn(tmp_path, evaluation, message):
+    with pytest.raises(InputError, match=f"evaluation.json: {message}"):
+        read_run(some_run(tmp_path / "run", *EPOCHS, evaluation=evaluation))
+
+
+def test_a_report_is_not_written_over_the_run_that_it_is_of(capsys, tmp_path):
+    folder = some_run(tmp_path / "run", *EPOCHS)
+    before = (folder / "metrics.jsonl").read_bytes()
+    done = run(capsys, "report", folder, "-o", folder / "metrics.jsonl")
+    assert (done.status, "expected another file than those that are read" in done.err) == (2, True)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    assert run(capsys, "report", folder, "-o", folder / "page.html").status == 0
+    done = run(capsys, "report", tmp_path)
+    assert (done.status, "which has a metrics.jsonl, got one without" in done.err) == (1, True)
+    (folder / "metrics.jsonl").write_text(json.dumps(ROWS[0]))
+    done = run(capsys, "report", folder, "-o", tmp_path / "page.html")
+    assert (done.status, "expected rows of training, got those of a benchmark" in done.err) == (1, True)
+
+
+def test_names_break_after_signs_and_where_nothing_else_helps():
+    assert breakable("glass/clear-1.jpg") == "glass/<wbr>clear-<wbr>1.<wbr>jpg"
+    assert breakable("a<b" + 30 * "x") == "a&lt;b" + 13 * "x" + "<wbr>" + 16 * "x" + "<wbr>x"
+    assert breakable("") == ""
 
 
 def test_a_table_that_is_no_text_and_a_page_that_is_a_folder(capsys, tmp_path):
