@@ -60,9 +60,9 @@ class Request:
     @property
     def split(self) -> tuple[float, float, int, int]:
         """How the folder is divided: shares held out and for the report, the seed, and neighbours."""
-        config = TrainConfig()
         names = ("heldout", "validation", "split_seed", "split_run")
-        return tuple(self.training.get(name, getattr(config, name)) for name in names)  # type: ignore[return-value]
+        config = TrainConfig(**{name: self.training[name] for name in names if name in self.training})
+        return config.heldout, config.validation, config.split_seed, config.split_run
 
 
 def decide(
@@ -161,7 +161,9 @@ def recipe(
     if not epochs[0] and init is None:
         chosen["train_global"] = True  # or nothing would teach its head the classes
     if "batch" not in given:
-        chosen["batch"] = batch = batch_for(images, base.batch, processes * given.get("accumulate", 1))
+        if (parts := given.get("accumulate", 1)) < 1:
+            raise InputError(f"accumulate: expected at least 1, got {parts}")
+        chosen["batch"] = batch = batch_for(images, base.batch, processes * parts)
         if not tuned:  # SGD's rates go with the batch (Goyal et al. 2017, arXiv 1706.02677)
             share = batch / base.batch
             chosen["backbone_lr"] = base.backbone_lr * share

@@ -110,7 +110,8 @@ class Run:
 
     def _train(self, number: int) -> None:
         """One stage, from its beginning or from where the checkpoint was."""
-        if number == 1 and 0 not in self.done and self.config.local_from_global and self.state is None:
+        fresh = self.state is None and self.job.init is None
+        if number == 1 and 0 not in self.done and self.config.local_from_global and fresh:
             begin_from_global(self.model)
         self.stage = stage = self._stage(number)
         if self.config.ema and number != 2:
@@ -124,6 +125,7 @@ class Run:
                 self.ema.module.load_state_dict(state["ema"])
             if state["best"] is not None:
                 self.best = Best(**state["best"])
+        if state is not None:
             self.progress.say(f"going on at {self._place(stage, self.at.epoch)}")
         self.state = None
         if number != 2 and self.best is None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gfnet_fast.checkpoints.official import read_content
+from gfnet_fast.config import GFNetConfig
 from gfnet_fast.data.split import SPLIT
 from gfnet_fast.errors import CheckpointError, InputError, reason, shown
 from gfnet_fast.files import DRAFT, read_json, replacing
@@ -54,10 +55,15 @@ def load_settings(folder: Path) -> dict[str, Any] | None:
     if not ((folder / CHECKPOINT).exists() and (folder / SETTINGS).exists()):
         return None
     known = _read_settings(folder / SETTINGS)
-    kinds = {"model": dict, "pretrained": str}
-    if not isinstance(known, dict) or not all(isinstance(known.get(n), kind) for n, kind in kinds.items()):
-        raise CheckpointError(f"{folder / SETTINGS}: expected the settings of a run, got others")
-    return known
+    try:
+        model, pretrained = GFNetConfig.from_dict(known["model"]), known["pretrained"]
+        if not isinstance(pretrained, str):
+            raise TypeError(f"pretrained: {shown(pretrained)}")
+    except (CheckpointError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder / SETTINGS}: expected the settings of a run, got others ({reason(error)})"
+        ) from error
+    return {**known, "model": model.to_dict()}
 
 
 def _read_settings(path: Path) -> Any:

@@ -97,6 +97,14 @@ def test_the_recipe_that_was_tuned_is_given_where_it_was():
     assert (config.batch, config.epochs, config.freeze, config.train_global) == (64, (0, 1, 1, 1), 0.0, True)
 
 
+@pytest.mark.parametrize("name", ["split_run", "accumulate", "batch"])
+def test_settings_that_cannot_be_are_refused_before_they_are_used(data, tmp_path, name):
+    request = asked(data, tmp_path / "run", training={name: 0}, pretrained="none")
+    with pytest.raises(InputError, match=f"^{name}: expected at least"):
+        train_folder(request, manner=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
 def test_processes_share_a_batch():
     assert [batch_for(1000, 32, parts) for parts in (1, 3, 8, 64)] == [32, 30, 32, 128]
     with pytest.raises(InputError, match="images: expected at least 16 to train on, for 8 processes"):

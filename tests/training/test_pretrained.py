@@ -260,6 +260,6 @@ def test_a_run_keeps_and_says_what_it_began_with(small, tmp_path, package, capfd
     assert (kept["file"], kept["source"], kept["matched"]) == ("w.pth", "tiny_weights", "order")
     assert kept["tensors"]["stage4.0.bn1.bias"] == "layer4.0.bn1.bias"
     said = capfd.readouterr().err.splitlines()
-    assert said[0] == "images: 4 to train on, 2 held out for thresholds (drawn), 2 for the report (drawn)"
-    assert said[1].startswith("pretrained: w.pth: 78 tensors by order: _stem.weight -> conv1.weight, ...; ")
-    assert said[1].endswith("; mean 0.5 0.25 0.5, std 0.229 0.224 0.225")
+    assert said[1] == "images: 4 to train on, 2 held out for thresholds (drawn), 2 for the report (drawn)"
+    assert said[3].startswith("pretrained: w.pth: 78 tensors by order: _stem.weight -> conv1.weight, ...; ")
+    assert said[3].endswith("; mean 0.5 0.25 0.5, std 0.229 0.224 0.225")

@@ -16,7 +16,7 @@ from gfnet_fast.files import write_json
 from gfnet_fast.training import run as runs
 from gfnet_fast.training.job import Manner
 from gfnet_fast.training.run import Interrupted
-from gfnet_fast.training.state import check_settings, drafts
+from gfnet_fast.training.state import check_settings, drafts, load_settings
 from tests.training.folder_helpers import QUIET, assert_bit_equal, train, weights, write_pictures
 
 # Everything that has a state of its own: average, augmentation, parts of batches.
@@ -189,6 +189,27 @@ def test_kill_9_in_the_middle_of_a_checkpoint(data, undisturbed, tmp_path):
     train(data, output, **SETTINGS)
     assert not list(output.glob("*.part"))
     assert_same_end(output, undisturbed)
+
+
+def test_it_says_where_it_goes_on(data, tmp_path, capfd):
+    output, loud = tmp_path / "run", Manner(device="cpu", checkpoint_every=1)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, "update", 3 + 3 + 2)
+        with pytest.raises(Killed):
+            train(data, output, manner=loud)
+    capfd.readouterr()
+    train(data, output, [0, 1], loud)
+    assert "going on at stage 1 (2 of 2), epoch 2 of 2\n" in capfd.readouterr().err
+
+
+def test_settings_that_are_none(tmp_path):
+    (tmp_path / "checkpoint.pt").touch()
+    for content in ([], {}, {"model": {}, "pretrained": ""}, {"model": [], "pretrained": ""}):
+        write_json(tmp_path / "training.json", content)
+        with pytest.raises(
+            CheckpointError, match=r"training.json: expected the settings of a run, got others"
+        ):
+            load_settings(tmp_path)
 
 
 def test_stages_one_at_a_time(data, undisturbed, tmp_path):
