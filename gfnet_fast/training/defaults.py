@@ -24,7 +24,7 @@ from gfnet_fast.training.config import FINE_TUNING, TrainConfig, family_config
 from gfnet_fast.training.distributed import World
 from gfnet_fast.training.job import Job
 from gfnet_fast.training.pretrained import stride_of
-from gfnet_fast.training.sizes import Pictures, look_at, patch_for, sizes_for
+from gfnet_fast.training.sizes import SHARE, Pictures, look_at, patch_for, sizes_for
 from gfnet_fast.training.weights import at_hand, gfnet_at
 
 BACKBONE, PRETRAINED = "timm/tf_efficientnet_lite0", "waste"
@@ -108,7 +108,7 @@ def decide(
     pictures = None
     if image_size is None:
         pictures = look_at([parts.train.path(row) for row in range(len(parts.train))])
-        image_size, all_of_it = sizes_for(pictures, patch_size or 0)
+        image_size, all_of_it = sizes_for(pictures, round((patch_size or 0) / SHARE))
         if all_of_it:
             model.setdefault("crop_ratio", None)
     if patch_size is None:

@@ -23,7 +23,14 @@ from gfnet_fast.training.distributed import World
 from gfnet_fast.training.job import Job, Manner, plan_stages
 from gfnet_fast.training.progress import Progress, check_tensorboard
 from gfnet_fast.training.run import Run
-from gfnet_fast.training.start import begin_with, check_job, check_parts, new_model, training_reader
+from gfnet_fast.training.start import (
+    begin_with,
+    check_classes,
+    check_job,
+    check_parts,
+    new_model,
+    training_reader,
+)
 from gfnet_fast.training.state import (
     PRETRAINED,
     SETTINGS,
@@ -61,6 +68,7 @@ def train_folder(
             check_tensorboard()
         output = asked.output
         parts, pictures = read_parts(asked.data, *asked.split), None
+        check_classes(asked.data, parts.classes)
         warnings: list[str] = []
         if isinstance(asked, Request):
             job, pictures, warnings = decide(asked, parts, world, load_settings(output))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gfnet_fast.checkpoints.tensors import differences, require
 from gfnet_fast.config import GFNetConfig
-from gfnet_fast.errors import CheckpointError, InputError, shown
+from gfnet_fast.errors import CheckpointError, InputError, reason, shown
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.macs import shadow
 from gfnet_fast.training.weights import weights_of
@@ -24,9 +24,18 @@ _COUNTER = "num_batches_tracked"  # which batch norms of old files lack, and not
 
 
 def stride_of(encoder: nn.Module) -> int:
-    """Pixels of the input to a cell of the feature map; nothing is computed."""
-    with torch.no_grad():
-        feature_map, _ = shadow(encoder)(torch.empty(1, 3, _PROBE, _PROBE, device="meta"))
+    """Pixels of the input to a cell of the feature map; nothing is computed.
+
+    Raises CheckpointError where the network takes one size only.
+    """
+    try:
+        with torch.no_grad():
+            feature_map, _ = shadow(encoder)(torch.empty(1, 3, _PROBE, _PROBE, device="meta"))
+    except Exception as error:  # a network raises what it likes on a size that it cannot take
+        got = f"one that raises {type(error).__name__}: {reason(error)}"
+        raise CheckpointError(
+            f"backbone: expected a network that takes images of any size, got {got}"
+        ) from error
     return _PROBE // feature_map.shape[2]
 
 

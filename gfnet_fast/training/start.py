@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,7 +13,8 @@ from gfnet_fast.checkpoints.files import obtain
 from gfnet_fast.checkpoints.tensors import differences, require
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.data.folder import TrainingReader
-from gfnet_fast.errors import InputError
+from gfnet_fast.embedded import locate
+from gfnet_fast.errors import InputError, shown
 from gfnet_fast.model.classifiers import CascadedClassifier
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.training.config import TrainConfig
@@ -34,6 +36,15 @@ def check_job(job: Job, world: World) -> None:
         )
     if job.output.resolve().is_relative_to(job.data.resolve()):
         raise InputError(f"output: expected a folder outside {job.data}, got {job.output}")
+
+
+def check_classes(folder: Path, classes: tuple[str, ...]) -> None:
+    """Raise InputError where a class's name cannot be written into a model's folder."""
+    for name in classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{folder}: expected classes named in UTF-8, got {shown(name)}") from None
 
 
 def check_parts(model: GFNet, config: TrainConfig, world: World) -> None:

@@ -61,6 +61,12 @@ def test_a_patch_is_two_thirds_of_the_canvas_and_fits():
     assert patch_for((224, 224), 8) == 144
 
 
+def test_a_network_of_one_size(data, tmp_path):
+    request = asked(data, tmp_path, backbone="timm/vit_tiny_patch16_224", pretrained="none")
+    with pytest.raises(CheckpointError, match="backbone: expected a network that takes images of any size"):
+        decide(request, read_parts(data), ALONE)
+
+
 def test_headers_of_some_pictures(tmp_path):
     for number in range(300):
         Image.new("L", (40 + number % 3, 20)).save(tmp_path / f"{number}.png")

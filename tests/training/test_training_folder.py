@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -453,6 +454,14 @@ def test_tensorboard_that_is_not_there(data, tmp_path, monkeypatch):
 def test_one_class(tmp_path):
     data = write_pictures(tmp_path / "images", classes="a")
     with pytest.raises(InputError, match=r"expected two or more folders, one a class, got \['a'\]"):
+        train(data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_that_no_model_can_name(tmp_path):
+    data = write_pictures(tmp_path / "images")
+    (data / "c").rename(data / os.fsdecode(b"c\xff"))
+    with pytest.raises(InputError, match=r"images: expected classes named in UTF-8, got 'c\\udcff'"):
         train(data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
