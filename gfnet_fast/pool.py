@@ -94,8 +94,8 @@ class Pool:
         engine = engine or self._build(self._sizes(images), compile=self.compile == "always")
         if self._should_compile(engine, images):
             engine = self._compiled(engine)
-        elif self._should_grow(engine, images, self.images + images):
-            engine = self._replaced(engine, self._sizes(self.images + images), engine.compiled)
+        elif (grown := self._grown(engine, images, self.images + images)) != engine.buckets:
+            engine = self._replaced(engine, list(grown), engine.compiled)
         try:
             yield engine
         finally:
@@ -112,16 +112,22 @@ class Pool:
 
     def outgrown(self, engine: Engine, images: int) -> bool:
         """Whether a stream that has given `images` to `engine` should ask for another one."""
-        return self._should_compile(engine, 0) or self._should_grow(engine, images, self.images)
+        return self._should_compile(engine, 0) or self._grown(engine, images, self.images) != engine.buckets
 
     def _should_compile(self, engine: Engine, images: int) -> bool:
         if self.compile != "auto" or engine.compiled or engine.mode is not Mode.THROUGHPUT:
             return False
         return (self.images + images) * engine.seconds_an_image > COMPILE_AFTER
 
-    def _should_grow(self, engine: Engine, images: int, all_images: int) -> bool:
-        """Whether more images are in sight than fit, and enough have been for what a larger one costs."""
-        return images > engine.buckets[-1] and self._sizes(all_images)[-1] > engine.buckets[-1]
+    def _grown(self, engine: Engine, images: int, all_images: int) -> tuple[int, ...]:
+        """The batch sizes that `engine` should have: one more, or those for `images` at once.
+
+        They grow where more images are in sight than fit, and have been enough for what a larger one costs.
+        """
+        larger = [size for size in self._sizes(all_images) if size > engine.buckets[-1]]
+        if images <= engine.buckets[-1] or not larger:
+            return engine.buckets
+        return (*engine.buckets, *(size for size in larger if size <= max(images, larger[0])))
 
     def _sizes(self, images: int) -> list[int]:
         """The batch sizes that so many images fill; all of them where each costs a compilation."""

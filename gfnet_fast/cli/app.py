@@ -16,7 +16,7 @@ import typer
 from gfnet_fast.cli.console import download_bar
 from gfnet_fast.cli.examples import EXAMPLES, epilog
 from gfnet_fast.cli.process import INTERRUPTED, USAGE, hush
-from gfnet_fast.hub import names, shown_by
+from gfnet_fast.hub import known_names, shown_by
 from gfnet_fast.text import say
 
 app = typer.Typer(
@@ -54,7 +54,7 @@ def complete_model(incomplete: str) -> list[str]:
 
     Nothing where no name does: the shell then completes a path in its own way.
     """
-    found = [name for name in names() if name.startswith(incomplete)]
+    found = [name for name in known_names() if name.startswith(incomplete)]
     return [*found, *sorted(set(glob.glob(f"{glob.escape(incomplete)}*")) - set(found))] if found else []
 
 

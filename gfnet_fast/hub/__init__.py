@@ -5,8 +5,8 @@ it is kept, `fetching` gets it once, by `download` or through Hugging Face's own
 """
 
 from gfnet_fast.hub.fetching import fetch
-from gfnet_fast.hub.names import comes_along, names, nearest
+from gfnet_fast.hub.names import comes_along, known_names, nearest
 from gfnet_fast.hub.progress import shown_by
 from gfnet_fast.hub.sources import locate, source_of
 
-__all__ = ["comes_along", "fetch", "locate", "names", "nearest", "shown_by", "source_of"]
+__all__ = ["comes_along", "fetch", "known_names", "locate", "nearest", "shown_by", "source_of"]

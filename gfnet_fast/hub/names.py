@@ -69,12 +69,12 @@ def published() -> dict[str, Published]:
     return found
 
 
-def names() -> list[str]:
+def known_names() -> list[str]:
     """Every name: of the models that come along, then of the released ones."""
     return [*along(), *published()]
 
 
 def nearest(name: str) -> list[str]:
     """Up to three names that somebody may have meant."""
-    known = {known.lower(): known for known in names()}
+    known = {known.lower(): known for known in known_names()}
     return [known[found] for found in get_close_matches(name.lower(), known)]

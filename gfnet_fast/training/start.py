@@ -13,7 +13,6 @@ from gfnet_fast.checkpoints.files import obtain
 from gfnet_fast.checkpoints.tensors import differences, require
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.data.folder import TrainingReader
-from gfnet_fast.embedded import locate
 from gfnet_fast.errors import InputError, shown
 from gfnet_fast.model.classifiers import CascadedClassifier
 from gfnet_fast.model.gfnet import GFNet
