@@ -108,7 +108,7 @@ def evaluate(
 
 
 def _wrote(path: Path, quiet: bool) -> None:
-    if not quiet:
+    if not quiet and path != Path("-"):
         say(f"wrote {path}")
 
 
