@@ -1,6 +1,6 @@
 """What defines a GFNet, and the released configurations as one table.
 
-Sources: Huang et al., "Glance and Focus", NeurIPS 2020 (arXiv 2010.05300) and T-PAMI 2023
+Sources: Wang et al., "Glance and Focus", NeurIPS 2020 (arXiv 2010.05300) and T-PAMI 2023
 (arXiv 2201.03014), and the metadata of the released checkpoints.
 """
 

@@ -1,6 +1,6 @@
 """The official choice of thresholds and its budgeted evaluation, exactly and vectorised.
 
-Source: Huang et al., "Glance and Focus", NeurIPS 2020 (arXiv 2010.05300), section 3.4, and the
+Source: Wang et al., "Glance and Focus", NeurIPS 2020 (arXiv 2010.05300), section 3.4, and the
 behaviour of the released evaluation, down to its float32 rounding.
 """
 

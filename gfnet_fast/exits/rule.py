@@ -1,6 +1,6 @@
 """The exit rule: an image leaves at the first step whose confidence reaches the step's threshold.
 
-Source: Huang et al., "Glance and Focus", NeurIPS 2020 (arXiv 2010.05300), section 3.1.
+Source: Wang et al., "Glance and Focus", NeurIPS 2020 (arXiv 2010.05300), section 3.1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The policy: where to look next (Huang et al. 2020, section 3.2 and appendix A)."""
+"""The policy: where to look next (Wang et al. 2020, section 3.2 and appendix A)."""
 
 from __future__ import annotations
 

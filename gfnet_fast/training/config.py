@@ -1,6 +1,6 @@
 """Hyper-parameters: the published ones by family in one table, every one of them a field to override.
 
-Source: Huang et al., NeurIPS 2020 (arXiv 2010.05300), appendix A, T-PAMI 2023 (arXiv 2201.03014), and the
+Source: Wang et al., NeurIPS 2020 (arXiv 2010.05300), appendix A, T-PAMI 2023 (arXiv 2201.03014), and the
 behaviour of the official training script.
 """
 

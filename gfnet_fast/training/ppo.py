@@ -1,4 +1,4 @@
-"""PPO for the policy, with everything else frozen (Huang et al. 2020, section 3.3, stage 2).
+"""PPO for the policy, with everything else frozen (Wang et al. 2020, section 3.3, stage 2).
 
 Actions, log-probabilities and rewards are float32.
 """
