@@ -1,4 +1,4 @@
-"""Plans which images run next, in which batch; computes nothing. Limits: docs/internals/scheduler.md.
+"""Plans which images run next, in which batch; computes nothing. Limits too: docs/internals/scheduler.md.
 
 A number out of range raises ValueError, "name: expected A, got B", before anything is taken or changed; what
 is of another type raises TypeError. Times are seconds and finite, on any clock.

@@ -1,7 +1,7 @@
 """What a page of the documentation asks to be run.
 
-A fence's language says how: ``python`` and ``sh`` run, what is in ``NOT_CODE`` is shown only. Comments in the page's
-source, which no reader sees, say the rest:
+A fence's language says how: ``python`` and ``sh`` run, what is in ``NOT_CODE`` is shown only. Comments in
+the page's source, which no reader sees, say the rest:
 
     <!-- setup: WHAT      python, up to the comment's end, before what follows it
     <!-- not run: WHY -->           none of the fence that follows runs
@@ -27,7 +27,7 @@ _MARK = re.compile(r'<!-- (?:not run(?: "(?P<text>.+)")?: (?P<why>.+)|status (?P
 
 
 class Block(NamedTuple):
-    """`skipped`: why it, or its commands with `skip` in them, do not run; `line`: of its first line, from 1."""
+    """`line`: its first, from 1; `skipped`: why it, or its commands with `skip` in them, do not run."""
 
     language: str
     code: str

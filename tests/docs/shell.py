@@ -1,4 +1,4 @@
-"""A line of a shell block in this process: `gfnet-fast` through its own entry, a few plain tools through a shell."""
+"""A line of a shell block: `gfnet-fast` in this process, through its own entry; a few tools as processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from tests.cli.cli_runner import run
 
-TOOLS = ("cat", "cp", "find", "head", "ls", "mkdir", "mv", "printf", "tail")  # what else a line may begin with
+# What else a line may begin with.
+TOOLS = ("cat", "cp", "find", "head", "ls", "mkdir", "mv", "printf", "tail")
 
 
 def execute(line: str, capsys) -> int:
@@ -55,5 +56,5 @@ def _in_process(command: list[str], data: str, capsys) -> tuple[int, str]:
 
 
 def _outside(command: list[str], data: str, capsys) -> tuple[int, str]:
-    done = subprocess.run(shlex.join(command), shell=True, input=data, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=data, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout

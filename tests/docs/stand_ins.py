@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 
 from gfnet_fast.checkpoints import official_checkpoint
 from gfnet_fast.config import released
+from gfnet_fast.embedded import ASSETS
 from gfnet_fast.exits import CostTable, ModelIdentity, calibrate, device_name
 from gfnet_fast.model.gfnet import GFNet
 from tests.conftest import random_images, tiny_model
@@ -22,12 +24,18 @@ def make(folder: Path) -> None:
     """Fill `folder` with PICTURES, the folders BY_CLASS, the model folder/ and the file gfnet.pth.tar."""
     names = [
         *PICTURES,
-        *(f"{data}/{label}/{n}.jpg" for data, each in BY_CLASS.items() for label in LABELS for n in range(each)),
+        *(
+            f"{data}/{label}/{n}.jpg"
+            for data, each in BY_CLASS.items()
+            for label in LABELS
+            for n in range(each)
+        ),
     ]
     for name, image in zip(names, random_images(len(names), 96), strict=True):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.numpy()).resize((128, 96)).save(folder / name)
     _native().save_pretrained(folder / "folder")
+    shutil.copy(ASSETS / "digits" / "metrics.jsonl", folder / "folder")
     torch.save(_official(), folder / "gfnet.pth.tar")
 
 

@@ -1,4 +1,4 @@
-"""Links of the README and mentions of pages in the sources lead somewhere; within docs/ mkdocs checks them."""
+"""Links of the README and the pages, and mentions of pages in the sources, lead somewhere."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def test_links_lead_somewhere(page):
         target = (page.parent / path).resolve() if path else page
         assert target.is_file(), link
         assert target.is_relative_to(ROOT / "docs"), link
-        if anchor and target.parent != ROOT / "docs" / "reference":  # whose anchors are names, which mkdocs knows
+        if (
+            anchor and target.parent != ROOT / "docs" / "reference"
+        ):  # its anchors are names: mkdocs knows them
             assert anchor in anchors(target), link
 
 

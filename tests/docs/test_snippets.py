@@ -1,4 +1,4 @@
-"""Every snippet of the README and of docs/ runs as it stands, page by page, in a folder with what it names."""
+"""Every snippet of the README and of docs/ runs as it stands, in a folder with what its page names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stand_ins import make
 
 from gfnet_fast import predictor
 
-MARKED = 20  # blocks that do not run, or not all of whose commands do; each further one is a decision
+MARKED = 21  # blocks that do not run, or not all of whose commands do; each further one is a decision
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,8 @@ def _name(page: Path) -> str:
 @pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("page", pages(), ids=_name)
 def test_a_page_runs(page, around, tmp_path, monkeypatch, capsys):
-    here = shutil.copytree(around, tmp_path / "here", copy_function=os.link)  # what is written replaces, or is new
+    # Links, since whatever is written is new or takes a file's place.
+    here = shutil.copytree(around, tmp_path / "here", copy_function=os.link)
     monkeypatch.chdir(here)
     names = {"__name__": "__main__"}
     for block in blocks(page):
