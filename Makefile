@@ -14,7 +14,7 @@ test: .venv/.dev
 
 # The documentation as a site, in build/site; a link that leads nowhere fails.
 docs: .venv/.docs
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 # Mutated files, numbers and calls, a hundred times as long as in the tests: SECONDS for each reader.
 SECONDS ?= 300

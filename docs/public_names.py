@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import Any
 
 import griffe
+
+ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):`~?([^`]+)`")
 
 
 class PublicNames(griffe.Extension):
@@ -18,3 +21,8 @@ class PublicNames(griffe.Extension):
                 continue
             for name, home in ast.literal_eval(str(table.value)).items():
                 module.set_member(name, griffe.Alias(name, f"{module.path}.{home}.{name}"))
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Sphinx's roles, which Markdown does not know, become code."""
+        if obj.docstring is not None:
+            obj.docstring.value = ROLE.sub(r"`\1`", obj.docstring.value)

@@ -1,10 +1,11 @@
 """Where pixels come from: one tensor of equal images, or a table of addresses for images of any size.
 
-entries [slots, 6] int64: address, height, width, row stride, column stride, channel stride (elements)
+    entries [slots, 6] int64    address, height, width, row stride, column stride, channel stride (elements)
 
-table = ImageTable.of([cat, dog])   # cat: uint8 [480, 640, 3], dog: uint8 [3, 100, 80]
-table.entries = [[<cat>, 480, 640, 1920, 3, 1],
-                 [<dog>, 100,  80,   80, 1, 8000]]
+With a cat of uint8 [480, 640, 3] and a dog of uint8 [3, 100, 80], ImageTable.of([cat, dog]).entries is
+
+    [[<cat>, 480, 640, 1920, 3, 1],
+     [<dog>, 100,  80,   80, 1, 8000]]
 """
 
 from collections.abc import Sequence
