@@ -20,8 +20,8 @@ def load(
     """A GFNet in evaluation mode and float32: of an official file or a native folder, here or to be fetched.
 
     Loading runs nothing that the file says. A path is read, and nothing is written then and no socket opened;
-    a name or an address whose model is not here yet is fetched once (docs/guides/models.md). The weights are read
-    into memory of the model's own.
+    a name or an address whose model is not here yet is fetched once (docs/guides/models.md). The weights are
+    read into memory of the model's own.
 
     Parameters
     ----------

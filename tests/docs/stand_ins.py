@@ -10,8 +10,8 @@ from PIL import Image
 
 from gfnet_fast.checkpoints import official_checkpoint
 from gfnet_fast.config import released
-from gfnet_fast.embedded import ASSETS
 from gfnet_fast.exits import CostTable, ModelIdentity, calibrate, device_name
+from gfnet_fast.hub.names import ASSETS
 from gfnet_fast.model.gfnet import GFNet
 from tests.conftest import random_images, tiny_model
 
