@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -35,7 +34,6 @@ def make(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.numpy()).resize((128, 96)).save(folder / name)
     _native().save_pretrained(folder / "folder")
-    shutil.copy(ASSETS / "digits" / "metrics.jsonl", folder / "folder")
     torch.save(_official(), folder / "gfnet.pth.tar")
 
 
