@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
+from pages import ROOT
 from PIL import Image
 
 from gfnet_fast.checkpoints import official_checkpoint
@@ -15,12 +17,13 @@ from gfnet_fast.model.gfnet import GFNet
 from tests.conftest import random_images, tiny_model
 
 LABELS = ("cat", "dog", "owl")
-PICTURES = ("photo.jpg", "a.jpg", "photos/1.jpg", "photos/more/2.jpg", "more/3.png", "more-photos/4.jpg")
+PICTURES = ("photo.jpg", "a.jpg", "b.jpg", "photos/1.jpg", "photos/more/2.jpg", "more/3.png")
+PICTURES += ("more-photos/4.jpg",)
 BY_CLASS = {"by-class": 8, "held-out": 3, "test": 3, "val": 2}
 
 
 def make(folder: Path) -> None:
-    """Fill `folder` with PICTURES, the folders BY_CLASS, the model folder/ and the file gfnet.pth.tar."""
+    """Fill `folder` with PICTURES, the folders BY_CLASS, models, training runs and rows of a benchmark."""
     names = [
         *PICTURES,
         *(
@@ -34,6 +37,9 @@ def make(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.numpy()).resize((128, 96)).save(folder / name)
     _native().save_pretrained(folder / "folder")
+    for run in ("run", "other-run"):
+        shutil.copytree(ASSETS / "digits", folder / run)
+    shutil.copy(ROOT / "bench" / "results" / "budgets.csv", folder / "rows.csv")
     torch.save(_official(), folder / "gfnet.pth.tar")
 
 

@@ -14,11 +14,19 @@ from stand_ins import make
 
 from gfnet_fast import predictor
 
-MARKED = 21  # blocks that do not run, or not all of whose commands do; each further one is a decision
+MARKED = 24  # blocks that do not run, or not all of whose commands do; each further one is a decision
 
 
 @pytest.fixture(scope="module")
-def around(tmp_path_factory) -> Path:
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def around(tmp_path_factory, _one_thread) -> Path:
     folder = tmp_path_factory.mktemp("around")
     make(folder)
     return folder
@@ -26,12 +34,8 @@ def around(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def _quick(monkeypatch):
-    """Small batches, which engines are prepared for, and one thread: no snippet has many images."""
+    """Small batches, which engines are prepared for: no snippet has many images."""
     monkeypatch.setitem(predictor.BATCH, "cpu", 4)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _name(page: Path) -> str:
