@@ -10,7 +10,7 @@ EXAMPLES = {
     "fetch": ("gfnet-fast fetch resnet50-96",),
     "info": ("gfnet-fast info waste", "gfnet-fast info gfnet.pth.tar"),
     "eval": (
-        "gfnet-fast eval folder/ --data test/",
+        "gfnet-fast eval folder/ --data test/ --html page.html",
         "gfnet-fast eval digits --data digits --images 500 --format json",
     ),
     "calibrate": (
@@ -21,9 +21,9 @@ EXAMPLES = {
         "gfnet-fast bench",
         "gfnet-fast bench folder/ --data test/ --csv rows.csv --html page.html",
     ),
-    "report": ("gfnet-fast report rows.csv run/metrics.jsonl --output page.html",),
+    "report": ("gfnet-fast report run/ --output page.html", "gfnet-fast report rows.csv --output page.html"),
     "train": (
-        "gfnet-fast train --data photos/ --backbone timm/resnet50 --output run/",
+        "gfnet-fast train --data photos/ --output run/",
         "gfnet-fast train --data photos/ --backbone timm/resnet18 -o run/ --amp",
     ),
     "convert": (
