@@ -31,6 +31,10 @@ def say(text: str) -> None:
         give_up(sys.stderr)
 
 
+def silent(text: str) -> None:
+    """In :func:`say`'s place where nothing is to be said."""
+
+
 def give_up(stream: TextIO) -> None:
     """Let what a stream still holds go nowhere, or Python fails with it again when it ends."""
     with suppress(OSError):  # where no descriptor is behind it

@@ -127,4 +127,4 @@ def test_formats_and_suffixes():
     assert not {"EPS", "PDF", "HDF5", "PSD", "WMF", "MPEG", "ICO", "ICNS"} & set(FORMATS)
     known = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
     assert known <= SUFFIXES
-    assert not {".eps", ".pdf", ".pfm", ".mpo", ".ps", ".h5", ".tga"} & SUFFIXES
+    assert not {".eps", ".pdf", ".pfm", ".ps", ".h5", ".tga"} & SUFFIXES

@@ -27,6 +27,7 @@ from gfnet_fast.config import MAX_PATCH, RELEASED, GFNetConfig, released
 from gfnet_fast.errors import BudgetError, CheckpointError, shown
 from gfnet_fast.exits import Calibration, ModelIdentity
 from gfnet_fast.exits.calibration import cheapest_good_row
+from gfnet_fast.files import json_text, parse_json
 from gfnet_fast.model.gfnet import GFNet
 
 PARTS = {
@@ -197,7 +198,7 @@ def _from_shapes(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> GFNetCon
     classes = _classes(path, parts)
     nearest: list[str] | None = None
     for candidate in (c.replace(classes=classes) for c in RELEASED if c.name.startswith(family)):
-        ours = _shapes(candidate.name, candidate.patch_size, classes)
+        ours = _shapes(json_text(candidate.to_dict()))
         lines = []
         for part, names in _official_names(candidate, ours).items():
             lines += differences(parts[part], {official: ours[name] for official, name in names.items()})
@@ -212,10 +213,10 @@ def _from_shapes(path: Path, parts: Mapping[str, Mapping[str, Any]]) -> GFNetCon
 
 
 @lru_cache(maxsize=2 * len(RELEASED))
-def _shapes(name: str, patch_size: int, classes: int) -> Mapping[str, tuple[int, ...]]:
-    """Of all tensors of a released configuration; building one to see them takes up to a second."""
-    config = released(name, patch_size).replace(classes=classes)
-    return {name: tuple(t.shape) for name, t in build(name, config).state_dict().items()}
+def _shapes(config: str) -> Mapping[str, tuple[int, ...]]:
+    """Of all tensors of a configuration, as JSON; building one to see them takes up to a second."""
+    model = build("released", GFNetConfig.from_dict(parse_json(config)))
+    return {name: tuple(t.shape) for name, t in model.state_dict().items()}
 
 
 def _stored_curve(curve: Any, rows: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

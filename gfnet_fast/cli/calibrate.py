@@ -13,7 +13,7 @@ from gfnet_fast.cli.console import per_cent, plain_table, progress, results_cons
 from gfnet_fast.cli.output import check_new
 from gfnet_fast.errors import InputError
 from gfnet_fast.hub import comes_along, source_of
-from gfnet_fast.text import plain, say
+from gfnet_fast.text import plain, say, silent
 
 if TYPE_CHECKING:
     from gfnet_fast.evaluation import MeasuredCosts, Steps
@@ -94,7 +94,7 @@ def calibrate(
     network = load(model)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "batch": batch}
     predictor = Predictor(network, compile="always" if compile else "never", **options)
-    which: dict[str, Any] = {"source": model, "part": part.value, "tell": say}
+    which: dict[str, Any] = {"source": model, "part": part.value, "tell": silent if quiet else say}
     labelled = open_labelled(
         data, network, split="validation", count=images or DIGITS, seed=100 + seed, **which
     )

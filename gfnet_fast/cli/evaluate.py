@@ -16,7 +16,7 @@ from gfnet_fast.cli.findings import print_budgets, print_findings, stated_pairs
 from gfnet_fast.cli.output import check_file, opened
 from gfnet_fast.cli.process import FAILED
 from gfnet_fast.hub import locate
-from gfnet_fast.text import say
+from gfnet_fast.text import say, silent
 
 DIGITS = 4000
 
@@ -75,7 +75,7 @@ def evaluate(
         check_drawing()
     network = Predictor(load(model), device=device).model
     path = locate(model)
-    which: dict[str, Any] = {"source": path, "part": part.value, "tell": say}
+    which: dict[str, Any] = {"source": path, "part": part.value, "tell": silent if quiet else say}
     labelled = open_labelled(data, network, split="test", count=images or DIGITS, seed=200 + seed, **which)
     picked = shuffled(len(labelled.labels), images, seed)
     with progress("tracing", len(picked), quiet) as done:

@@ -106,11 +106,9 @@ def opened(path: Path | None, *, keep: bool = False) -> Iterator[TextIO]:
                     yield text
                 finally:
                     text.detach()  # `replacing` closes the file
-        except BaseException as error:
+        except BaseException:
             if draft is not None and keep:
                 _tell(draft)
-            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-                raise type(error)(error.errno, error.strerror, str(path)) from error
             raise
 
 

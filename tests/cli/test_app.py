@@ -14,6 +14,7 @@ from gfnet_fast.cli.app import app, complete_model
 from gfnet_fast.cli.app import run as load_commands
 from gfnet_fast.cli.console import count_images, progress
 from gfnet_fast.cli.examples import EXAMPLES
+from gfnet_fast.hub import known_names
 
 
 def completed(capsys, monkeypatch, shell, words):
@@ -54,9 +55,10 @@ def test_paths_are_offered_beside_names_and_otherwise_left_to_the_shell(monkeypa
     monkeypatch.chdir(tmp_path)
     for name in ("data", "[x]", "run"):
         (tmp_path / name).mkdir()
-    assert complete_model("d") == ["digits", "data"]
-    assert complete_model("") == ["digits", "waste", "[x]", "data", "run"]
-    assert complete_model("r") == complete_model("[") == complete_model("./d") == []
+    assert complete_model("di") == ["digits"]
+    assert complete_model("d") == ["digits", "densenet121-96", "densenet169-96", "densenet201-96", "data"]
+    assert complete_model("") == [*known_names(), "[x]", "data", "run"]
+    assert complete_model("[") == complete_model("./d") == []
 
 
 def test_the_module_is_the_command_and_completes_without_torch(tmp_path):
@@ -65,7 +67,7 @@ def test_the_module_is_the_command_and_completes_without_torch(tmp_path):
         "try:\n    runpy.run_module('gfnet_fast', run_name='__main__')\n"
         "except SystemExit as left:\n    sys.exit(left.code or 3 * ('torch' in sys.modules))"
     )
-    words = {"COMP_WORDS": "gfnet-fast info d", "COMP_CWORD": "2", "_GFNET_FAST_COMPLETE": "complete_bash"}
+    words = {"COMP_WORDS": "gfnet-fast info di", "COMP_CWORD": "2", "_GFNET_FAST_COMPLETE": "complete_bash"}
     for environment, out in (({}, f"gfnet-fast {__version__}\n"), (words, "digits\n")):
         command = [sys.executable, "-c", code, "--version"]
         options = {"env": {**os.environ, **environment}, "cwd": tmp_path}

@@ -159,7 +159,7 @@ def test_a_full_disk_is_one_line(capsys, model, photos, earlier, monkeypatch):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
         done = predict(capsys, model, photos, "-o", earlier)
-        converted = run(capsys, "convert", model, earlier.with_name("other.pth.tar"), "--to", "training")
+        converted = run(capsys, "convert", model, earlier.with_name("other"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (done.status, earlier.read_text()) == (1, EARLIER)
@@ -167,9 +167,9 @@ def test_a_full_disk_is_one_line(capsys, model, photos, earlier, monkeypatch):
     assert error == f"error: {earlier}: File too large"
     (draft,) = drafts(earlier)
     assert kept == f"the results so far are in {draft}"
-    other = earlier.with_name("other.pth.tar")
-    assert (converted.status, converted.err) == (1, f"error: {other}: File too large\n")
-    assert not other.exists()
+    other = earlier.with_name("other")
+    assert (converted.status, converted.err) == (1, f"error: {other / 'model.safetensors'}: File too large\n")
+    assert not list(other.iterdir())
     done = predict(capsys, model, photos, "-o", "/dev/full")
     assert (done.status, done.err) == (1, "error: No space left on device\n")
 
