@@ -111,7 +111,7 @@ def replacing(path: str | os.PathLike[str], *, keep: bool = False) -> Iterator[B
         if not keep:
             draft.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            raise type(error)(error.errno, error.strerror, str(path)) from error  # of a write, which names none
+            raise type(error)(error.errno, error.strerror, str(path)) from error  # of a write
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
