@@ -6,6 +6,7 @@ place, under a name that nobody can guess, and then renamed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -54,6 +55,15 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
         if (size := max(size, len(content))) > limit:
             raise OSError(f"expected at most {limit} bytes, got {size}")
     return content
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Of a regular file, in hexadecimal digits; read a piece at a time. Raises OSError."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_text(path: str | os.PathLike[str], limit: int = MAX_JSON) -> str:

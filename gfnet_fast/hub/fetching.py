@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import CheckpointError, reason
-from gfnet_fast.files import DRAFT, MAX_JSON, open_regular, read_text, write_text
+from gfnet_fast.files import DRAFT, MAX_JSON, read_text, sha256_of, write_text
 from gfnet_fast.hub.sources import FILES, Download, Repository, locate, source_of
 
 MAX_FILE = 4 * 2**30
@@ -97,7 +96,7 @@ def _compare(source: Download, draft: Path) -> None:
     record = source.place.with_name(f"{source.place.name}.sha256")
     files = [draft] if draft.is_file() else sorted(draft.iterdir())
     lines = [
-        f"{_digest(file)}  {source.place.name if file == draft else f'{source.place.name}/{file.name}'}\n"
+        f"{sha256_of(file)}  {source.place.name if file == draft else f'{source.place.name}/{file.name}'}\n"
         for file in files
     ]
     try:
@@ -108,14 +107,6 @@ def _compare(source: Download, draft: Path) -> None:
     if before != "".join(lines):
         expected = f"what was fetched first, whose SHA-256 is in {record}"
         raise CheckpointError(f"{draft}: expected {expected}, got another; remove that if it was to change")
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _remove(draft: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from gfnet_fast.checkpoints.files import obtain
 from gfnet_fast.checkpoints.native import read_weights
 from gfnet_fast.checkpoints.official import PARTS, read_content
 from gfnet_fast.errors import CheckpointError, InputError, reason, shown
-from gfnet_fast.files import open_regular
+from gfnet_fast.files import sha256_of
 from gfnet_fast.hub import comes_along, source_of
 from gfnet_fast.model.gfnet import GFNet
 
@@ -129,19 +128,11 @@ def _gfnet_weights(model: GFNet, source: str, path: Path) -> Weights:
     tensors: dict[str, Tensor] = backbone.state_dict()
     left = tuple(name for name in tensors if heads and name.rpartition(".")[0] == heads[-1])
     file = path / "model.safetensors" if path.is_dir() else path
-    return Weights(tensors, file.name, _digest(file), source, left)
+    return Weights(tensors, file.name, sha256_of(file), source, left)
 
 
 def _said(backbone: str, args: dict[str, Any]) -> str:
     return f"{backbone} {shown(args)}" if args else backbone
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _file_of(source: str) -> Path:
@@ -187,4 +178,4 @@ def _file_weights(path: Path) -> Weights:
             raise CheckpointError(
                 f"{path}: expected tensors by name, got {shown(name)}: {type(value).__name__}"
             )
-    return Weights(clean_state_dict(content), path.name, _digest(path))
+    return Weights(clean_state_dict(content), path.name, sha256_of(path))
