@@ -91,7 +91,8 @@ def _channel_axis(what: str, dtype: str, shape: list[int], canvas: tuple[int, in
     planar, interleaved = [3, *canvas], [*canvas, 3]
     if dtype in _FLOATS:
         if shape not in (planar, interleaved):
-            advice = f"give a picture of any size as uint8, {_cast('(x * 255).round()', cast)}"
+            to, of = _cast("x.round()", cast), _cast("(x * 255).round()", cast)
+            advice = f"give a picture of any size as uint8, {to}, or {of} where they are from 0 to 1"
             expected = f"floats {planar}, which are preprocessed"
             raise InputError(f"{what}: expected {expected}, got {dtype} {shape}; {advice}")
         return 0 if shape == planar else 2

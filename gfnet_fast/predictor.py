@@ -125,6 +125,11 @@ class Predictor:
         self._auditing = None if audit is None else Auditing(audit, self.model, self.batch)
         self.budget = budget
 
+    def __repr__(self) -> str:
+        c, dtype = self.config, str(self.dtype).removeprefix("torch.")
+        model = f"{c.name}, {c.classes} classes, {c.steps} steps"
+        return f"Predictor({model}, {self.device}, {dtype}, {self.budget})"
+
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if k != "_auditing"}
 

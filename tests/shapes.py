@@ -54,7 +54,9 @@ def write_official(path: Path) -> None:
 
     name, _, patch_size = path.name.removesuffix(".pth.tar").rpartition("-")
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(official_checkpoint(gf.GFNet(gf.released(name, int(patch_size)))), path)
+    content = official_checkpoint(gf.GFNet(gf.released(name, int(patch_size))))
+    del content["labels"]  # the authors' files have none
+    torch.save(content, path)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ def obtain(model: str | os.PathLike[str]) -> Path:
 
     Raises CheckpointError as :func:`load`.
     """
+    if model == "":
+        raise CheckpointError("path: expected one of a checkpoint, or a model's name, got an empty text")
     try:
         path = fetch(model, _read)
         found = path.exists()

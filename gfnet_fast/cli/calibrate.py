@@ -12,7 +12,7 @@ from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, MODEL_HELP, Quiet, a
 from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
 from gfnet_fast.cli.output import check_new
 from gfnet_fast.errors import InputError
-from gfnet_fast.hub import comes_along, source_of
+from gfnet_fast.hub import comes_along, locate, source_of
 from gfnet_fast.text import plain, say, silent
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def calibrate(
 
     from gfnet_fast.checkpoints import load, save
     from gfnet_fast.data.labelled import open_labelled
+    from gfnet_fast.data.split import carry_split
     from gfnet_fast.evaluation import BATCHES, chunks, measure_costs, run_length, shuffled, trace_steps
     from gfnet_fast.exits import ModelIdentity, save_calibration
     from gfnet_fast.exits import calibrate as search
@@ -94,7 +95,7 @@ def calibrate(
     network = load(model)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "batch": batch}
     predictor = Predictor(network, compile="always" if compile else "never", **options)
-    which: dict[str, Any] = {"source": model, "part": part.value, "tell": silent if quiet else say}
+    which: dict[str, Any] = {"source": locate(model), "part": part.value, "tell": silent if quiet else say}
     labelled = open_labelled(
         data, network, split="validation", count=images or DIGITS, seed=100 + seed, **which
     )
@@ -127,6 +128,7 @@ def calibrate(
     else:
         network.calibration = calibration
         save(network, output)
+        carry_split(locate(model), output)
     if not quiet:
         say(f"wrote {target}: {len(calibration.thresholds)} rows from {calibration.count} images")
     _print(console, calibration, found, judged, costs)

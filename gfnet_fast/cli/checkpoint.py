@@ -12,6 +12,7 @@ from gfnet_fast.cli.app import MODEL_HELP, app, complete_model
 from gfnet_fast.cli.console import results_console
 from gfnet_fast.cli.output import check_new
 from gfnet_fast.errors import CheckpointError
+from gfnet_fast.hub import locate
 from gfnet_fast.text import plain
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def convert(
     check_new("target", target, model=source)
     from gfnet_fast.checkpoints import load, official_checkpoint, save
     from gfnet_fast.checkpoints.official import official_form
+    from gfnet_fast.data.split import carry_split
     from gfnet_fast.training.state import write_torch
 
     model = load(source)
@@ -100,5 +102,6 @@ def convert(
         raise CheckpointError(f"--to training: expected {expected}, got {got}; use --to native")
     if to is Form.native:
         save(model, target, half=half)
+        carry_split(locate(source), target)
     else:
         write_torch(target, official_checkpoint(model, to.value))

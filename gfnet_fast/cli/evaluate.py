@@ -16,7 +16,7 @@ from gfnet_fast.cli.findings import print_budgets, print_findings, stated_pairs
 from gfnet_fast.cli.output import check_file, opened
 from gfnet_fast.cli.process import FAILED
 from gfnet_fast.hub import locate
-from gfnet_fast.text import say, silent
+from gfnet_fast.text import say
 
 DIGITS = 4000
 
@@ -75,16 +75,21 @@ def evaluate(
         check_drawing()
     network = Predictor(load(model), device=device).model
     path = locate(model)
-    which: dict[str, Any] = {"source": path, "part": part.value, "tell": silent if quiet else say}
+    said: list[str] = []
+    which: dict[str, Any] = {"source": path, "part": part.value, "tell": said.append}
     labelled = open_labelled(data, network, split="test", count=images or DIGITS, seed=200 + seed, **which)
     picked = shuffled(len(labelled.labels), images, seed)
+    if len(picked) < len(labelled.labels):
+        said.append(f"images: {len(picked)} of those, at random")
+    for line in () if quiet else said:
+        say(line)
     with progress("tracing", len(picked), quiet) as done:
         steps = trace_steps(network, labelled, picked, done)
     stored = stored_anytime(path, network.config.steps) if path.is_file() else None
     found = outcome(steps, network.default_thresholds())
     names, paths = labelled.classes, labelled.paths if isinstance(labelled, LabelledImages) else None
     wrong_rows = mistake_rows(found, names, picked, paths)
-    facts = summary(network, steps, found, stored)
+    facts = {"which": said, **summary(network, steps, found, stored)}
     if format is Shape.json:
         whole = {**facts, **details(by_class(found), confusions(found), names), "mistakes": wrong_rows}
         print(json.dumps(whole, indent=1))

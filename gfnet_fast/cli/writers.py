@@ -155,8 +155,9 @@ class Totals:
     def __str__(self) -> str:
         seconds = time.perf_counter() - self._began
         images = f"{self.images} image{'' if self.images == 1 else 's'}"
-        parts = [f"{images} in {seconds:.1f} s ({self.images / max(seconds, 1e-9):.1f} a second)"]
+        parts = [images]
         if classified := self.images - self.failed:
+            parts = [f"{images} in {seconds:.1f} s ({classified / max(seconds, 1e-9):.1f} a second)"]
             parts.append(f"{self._steps / classified:.2f} steps in the mean")
         parts.append(f"{self.failed} failed")
         if self.unsure:

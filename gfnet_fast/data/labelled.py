@@ -77,6 +77,11 @@ class LabelledFolder(LabelledImages):
     names : sequence of K str, optional
         The model's labels.
 
+    Attributes
+    ----------
+    by_order : list of str
+        The folders' names, where their order alone says which of the model's classes they are.
+
     Raises
     ------
     InputError
@@ -91,6 +96,7 @@ class LabelledFolder(LabelledImages):
         if not folders:
             raise InputError(f"{root}: expected a folder with a folder of images for each class, got none")
         found = [path.name for path in folders]
+        self.by_order: list[str] = []
         labels_of = list(names or ())
         strange = sorted(set(found) - set(labels_of))
         if labels_of and not strange and len(set(labels_of)) == len(labels_of):
@@ -100,6 +106,7 @@ class LabelledFolder(LabelledImages):
             raise InputError(f"{root}: expected {expected}, got {', '.join(strange)} beside others that are")
         elif len(found) == config.classes:
             classes = list(range(config.classes))
+            self.by_order = found if labels_of else []
         else:
             expected = f"{config.classes} class folders, or folders named as the model's labels"
             raise InputError(f"{root}: expected {expected}, got {len(found)} folders")
@@ -176,6 +183,9 @@ def _open_folder(
             f"{folder}: expected the folder that the model was trained on for {part!r}, got: {why}"
         )
     images = LabelledFolder(folder, model.config, model.labels)
+    if images.by_order:
+        pairs = zip(images.by_order, images.classes, strict=True)
+        tell(f"classes: by the order of the folders: {', '.join(f'{one} is {name}' for one, name in pairs)}")
     doubt = part == "auto" and (any(e.part == "train" for e in known) if split else _trained_here(home))
     warning = f"; training images may be among them ({why})" if doubt else ""
     tell(f"images: all {len(images.paths)} of {folder}{warning}")

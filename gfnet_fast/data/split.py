@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gfnet_fast.data.folder import Parts
 from gfnet_fast.errors import InputError, reason, shown
-from gfnet_fast.files import read_text, write_text
+from gfnet_fast.files import read_bytes, read_text, write_bytes, write_text
 
 SPLIT = "split.csv"
 PARTS = ("train", "heldout", "val")
@@ -75,6 +75,12 @@ def read_split(folder: Path) -> list[Entry] | None:
             raise InputError(f"{path}: line {number}: expected a path below the folder, got {shown(row[2])}")
         found.append(Entry(row[0], os.fsdecode(to_bytes(row[1])), os.fsdecode(name)))
     return found
+
+
+def carry_split(source: Path, target: Path) -> None:
+    """Give a copy of a trained model the split of the model that it is of, where that has one."""
+    if (source / SPLIT).is_file():
+        write_bytes(target / SPLIT, read_bytes(source / SPLIT, MAX_SPLIT))
 
 
 def to_text(name: bytes) -> str:

@@ -284,7 +284,9 @@ class Calibration:
         if not costs.min() * (1 - 1e-9) <= wanted <= costs.max() * (1 + 1e-9):
             cap = budget.max_steps or self.model.steps
             dearest = "nobody exits early" if cap == self.model.steps else f"all take max_steps={cap}"
-            span = f"{costs.min():.6g} (all exit at the glance) to {costs.max():.6g} ({dearest})"
+            digits = ".0f" if budget.target == "macs" else ".6g"
+            least, most = format(costs.min(), digits), format(costs.max(), digits)
+            span = f"{least} (all exit at the glance) to {most} ({dearest})"
             raise BudgetError(f"{budget.target}: expected {span}, got {wanted:.6g}")
         place = position_of(costs, wanted)
         low, high = costs[int(place)], costs[int(np.ceil(place))]

@@ -48,10 +48,15 @@ def along() -> list[str]:
 def comes_along(model: str | os.PathLike[str]) -> Path | None:
     """The folder of the model that comes along under that name.
 
-    None where none does, or where there is a path of that name, which goes before it.
+    None where none does, or where there is a checkpoint of that name, which goes before it.
     """
     name = os.fsdecode(model)
-    return ASSETS / name if name in along() and not os.path.exists(name) else None
+    return ASSETS / name if name in along() and not is_checkpoint(name) else None
+
+
+def is_checkpoint(path: str) -> bool:
+    """Whether a path may be a model's: a file, or a folder with a configuration, not just any folder."""
+    return os.path.isfile(path) or os.path.exists(os.path.join(path, "config.json"))
 
 
 def published() -> dict[str, Published]:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import CheckpointError, shown
-from gfnet_fast.hub.names import comes_along, published
+from gfnet_fast.hub.names import comes_along, is_checkpoint, published
 
 MIRROR = "GFNET_FAST_MIRROR"
 """Environment variable: an address below which released models are, as ``NAME.pth.tar``."""
@@ -83,7 +83,7 @@ def kept_at(name: str) -> Path:
 def source_of(model: str | os.PathLike[str]) -> Download | Repository | None:
     """What a name or an address is fetched from; None for a path, and for a model that comes along."""
     name = os.fsdecode(model)
-    if os.path.exists(name) or comes_along(name):
+    if is_checkpoint(name) or comes_along(name):
         return None
     if (known := published().get(name)) is not None:
         place = kept_at(name)

@@ -305,7 +305,7 @@ def _as(hint: Any, value: Any, where: str) -> Any:
         raise wrong
     if isinstance(value, str):
         try:
-            value = parse_json(value)
+            value = parse_json(f"0{value}" if hint is float and value.startswith(".") else value)
         except ValueError:
             raise wrong from None
     if type(value) is int and abs(value) > LARGEST:

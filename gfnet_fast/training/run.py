@@ -288,6 +288,8 @@ class Run:
         """Thresholds, figures, and the files that a trained model is."""
         model, parts = self.model.eval(), self.parts
         find_exits(model, self._scores(parts.heldout), parts.heldout.digest)
+        for note in model.calibration.notes:
+            self.progress.say(f"thresholds: {note}")
         by_policy = {
             "learned": self._scores(parts.validation),
             "random": self._scores(parts.validation, random_crops),

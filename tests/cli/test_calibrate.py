@@ -209,3 +209,15 @@ def test_labels_and_probabilities_that_are_none():
         trace_steps(model, data, [0, 1])
     with pytest.raises(gf.BudgetError, match="expected at least one"):
         trace_steps(model, data, [])
+
+
+def test_copies_of_a_trained_model_know_its_split(capsys, folder, tmp_path):
+    """Or `eval` of one would take training images without a word."""
+    tiny_model().save_pretrained(tmp_path / "run")
+    (tmp_path / "run" / "split.csv").write_text("part,class,path,run\ntrain,a,a/gone.png,0\n")
+    for verb, *more in (("convert",), ("calibrate", "--data", folder, "--images", 10, "-o")):
+        source, target = tmp_path / "run", tmp_path / verb
+        options = [source, target] if verb == "convert" else [source, *more, target]
+        done = run(capsys, verb, *options)
+        assert done.status == 0, done.err
+        assert "a/gone.png" in (target / "split.csv").read_text()
