@@ -16,7 +16,6 @@ from gfnet_fast.config import GFNetConfig
 from gfnet_fast.data.by_class import class_folders, images_of
 from gfnet_fast.data.split import SPLIT, Entry, read_split
 from gfnet_fast.errors import InputError
-from gfnet_fast.hub import comes_along
 from gfnet_fast.sources import read_image
 
 if TYPE_CHECKING:
@@ -144,7 +143,7 @@ def open_labelled(
         Which part of that folder; "auto" takes all images of any other folder.
     tell : called with a line that says which images, and how many
     """
-    if name != "digits" or comes_along(name) is None:
+    if name != "digits" or os.path.exists(name):
         return _open_folder(Path(name), model, "val" if split == "test" else "heldout", source, part, tell)
     if part not in ("auto", "all"):
         raise InputError(f"part: expected auto or all for composed canvases, got {part}")
