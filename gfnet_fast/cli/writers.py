@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
@@ -41,16 +42,16 @@ class Asked(NamedTuple):
         return least is not None and result.confidence is not None and result.confidence < least
 
 
-class Writer:
+class Writer(ABC):
     """Writes one result after another, each as it comes."""
 
     def __init__(self, out: TextIO, asked: Asked) -> None:
         self.out, self.asked = out, asked
         self.encoding = out.encoding or "utf-8"
 
+    @abstractmethod
     def write(self, result: Result) -> None:
         """One result, or why there is none."""
-        raise NotImplementedError
 
 
 class JsonLines(Writer):
