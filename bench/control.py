@@ -56,11 +56,11 @@ def control(options: argparse.Namespace, config: str) -> None:
     model, batch = model_of(config, device), options.batch
     images = images_of(model.config.canvas, options.images, device)
     row = shared_thresholds(steps_of(config, options.images), options.share)
-    engine = Engine(model, dtype=dtype, buckets=(batch,), compile=options.compile)
+    engine = Engine(model, dtype=dtype, buckets=(batch,), runtime=options.runtime)
     rounds = min(options.rounds, ROUNDS)
     about = {
         "part": "control", "config": config, "dtype": options.dtype, "batch": batch, "rounds": rounds,
-        "prepared": "compiled" if options.compile else "folded",
+        "runtime": options.runtime,
     }  # fmt: skip
     median = dict[str, float]()
 

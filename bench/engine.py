@@ -55,7 +55,7 @@ from gfnet_fast.evaluation import time_in_turn  # noqa: E402
 from gfnet_fast.tables import merge_rows  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "engine.csv"
-KEY = ("config", "share", "batch", "dtype", "prepared", "way", "machine")
+KEY = ("config", "share", "batch", "dtype", "runtime", "way", "machine")
 FIELDS = (
     *KEY, "p25_ms", "p50_ms", "p75_ms", "times", "passes", "ideal", "agreement", "images", "load",
     "torch", "commit",
@@ -66,8 +66,8 @@ ROUNDS = 5
 
 
 def tasks(options: argparse.Namespace) -> list[Task]:
-    """Rows of each model at each batch; of compiled networks only at the first, since that takes minutes."""
-    batches = BATCHES[:1] if options.compile else BATCHES
+    """Rows of each model at each batch; compiled ones only at the first, since that takes minutes."""
+    batches = BATCHES if options.runtime == "torch" else BATCHES[:1]
     own = argparse.Namespace(**vars(options) | {"shares": SHARES, "rounds": min(options.rounds, ROUNDS)})
     counts = options.images, options.baselines
     return [
@@ -75,7 +75,7 @@ def tasks(options: argparse.Namespace) -> list[Task]:
             f"engine {config}, batch {batch}",
             partial(record, own, config, batch),
             expected.engine_rows(config_of(config), *counts, batch, ROUNDS, len(SHARES))
-            + options.compile * expected.COMPILING["engine"],
+            + (options.runtime == "inductor") * expected.COMPILING["engine"],
         )
         for batch in batches
         for config in options.configs
@@ -105,7 +105,9 @@ def main() -> int:
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--compile", action="store_true", help="compile the prepared ways")
+    parser.add_argument(
+        "--runtime", default="torch", help="of the prepared ways: torch, inductor or openvino"
+    )
     parser.add_argument("--baselines", type=int, default=64, help="images for the others")
     parser.add_argument("--write", action="store_true", help="merge the rows into the results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the table that --write merges into")
@@ -125,9 +127,13 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
     few = images[: options.baselines]
     trace = steps_of(options.config, options.images)
     # To compile a bucket on a GPU takes minutes.
-    small = set[int]() if options.compile and device.type == "cuda" else {1, max(1, options.batch // 8)}
+    small = (
+        set[int]()
+        if options.runtime == "inductor" and device.type == "cuda"
+        else {1, max(1, options.batch // 8)}
+    )
     buckets = sorted({*small, options.batch})
-    engine = Engine(model, dtype=dtype, buckets=buckets, compile=options.compile)
+    engine = Engine(model, dtype=dtype, buckets=buckets, runtime=options.runtime)
     eager, steps = EagerEngine(model, options.batch), model.config.steps
     whole = static if device.type == "cpu" else static_graphed
     passes = max(1, len(images) // options.batch)  # for as long as the engine: a moment is not a measure
@@ -137,7 +143,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
         ("arithmetic", 0): (pure, passes * options.batch, 1),
         ("official", 0): (official(model, few, options.batch), len(few), steps),
         ("always-T", 0): (partial(engine.predict, few, torch.full((steps,), 1e8)), len(few), steps),
-        ("static", 0): (whole(model, few, options.batch, options.compile, dtype), len(few), 1),
+        ("static", 0): (whole(model, few, options.batch, options.runtime, dtype), len(few), 1),
     }
     agreed: dict[float, float] = {}
     for share in options.shares:
@@ -161,7 +167,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
     one_pass, baseline = quartiles["arithmetic", 0][1], quartiles["official", 0][1]
     about = {
         "config": options.config, "batch": options.batch, "dtype": options.dtype,
-        "prepared": "compiled" if options.compile else "folded", "images": options.images,
+        "runtime": options.runtime, "images": options.images,
         "machine": machine(device), "torch": torch.__version__,
         "load": Path("/proc/loadavg").read_text().split()[0],
         "commit": commit(),

@@ -84,8 +84,8 @@ def ceilings(options: argparse.Namespace) -> None:
 
 
 def climb(options: argparse.Namespace, config: str) -> None:
-    """The rungs of one model; those that compile only with `compile`, since that takes minutes."""
-    device, table, compile = torch.device(options.device), Table(options), options.compile
+    """The rungs of one model; compiled with the runtime `inductor`, which takes minutes."""
+    device, table, runtime = torch.device(options.device), Table(options), options.runtime
     model = model_of(config, device)
     images = images_of(model.config.canvas, options.images, device)
     trace = steps_of(config, options.images)
@@ -93,18 +93,18 @@ def climb(options: argparse.Namespace, config: str) -> None:
     few = images[: min(len(images), options.baselines) // batch * batch]
     row = shared_thresholds(trace, options.share)
     all_steps = never(model)
-    form = "compiled" if compile else "folded"
-    engine = Engine(model, dtype=dtype, buckets=(batch,), compile=compile)
+    engine = Engine(model, dtype=dtype, buckets=(batch,), runtime=runtime)
     eager = EagerEngine(model, batch)
+    own = "4 half precision" if runtime == "torch" else f"5 {runtime}"
     prepared = every_step(engine, few, plain_launches(engine.stages))
     merged, by_index = partial(predict, engine, images, row), partial(predict, eager, few, row)
-    whole = static_graphed(model, few, batch, compile, dtype)
+    whole = static_graphed(model, few, batch, runtime, dtype)
     # way -> what runs, for how many images, at which thresholds (None: one pass, no exits), in which type
     ways: dict[str, tuple[Run, int, Tensor | None, str]] = {
         "1 official": (official(model, few, batch), len(few), all_steps, "float32"),
         "2 no host reads": (plain_steps(model, few, batch, cut), len(few), all_steps, "float32"),
         "3 fused kernels": (plain_steps(model, few, batch, fused), len(few), all_steps, "float32"),
-        "5 compiled" if compile else "4 half precision": (prepared, len(few), all_steps, options.dtype),
+        own: (prepared, len(few), all_steps, options.dtype),
         "7 exits, steps merged": (merged, len(images), row, options.dtype),
         "eager, exits by boolean indexing": (by_index, len(few), row, "float32"),
         "static": (whole, len(few), None, options.dtype),
@@ -123,7 +123,7 @@ def climb(options: argparse.Namespace, config: str) -> None:
         each = taken / count
         same, passes = found.get(way, (None, None))
         about: dict[str, object] = {
-            "part": "ladder", "config": config, "way": way, "batch": batch, "dtype": type, "prepared": form,
+            "part": "ladder", "config": config, "way": way, "batch": batch, "dtype": type, "runtime": runtime,
             "share": options.share, "images": count, "times": f"{baseline / np.median(each):.2f}",
         }  # fmt: skip
         if passes is not None:
@@ -132,7 +132,7 @@ def climb(options: argparse.Namespace, config: str) -> None:
             about["ideal"] = f"{(glance + (passes - 1) * focus) / np.median(each):.3f}"
         table.add(1 / each, "images/s", **about)
     for part, taken in zip(("glance", "focus"), seconds.T[-2:], strict=True):
-        about = {"part": "ladder", "config": config, "way": f"arithmetic of a {part}", "prepared": form}
+        about = {"part": "ladder", "config": config, "way": f"arithmetic of a {part}", "runtime": runtime}
         table.add(taken / batch * 1e6, "us/image", batch=batch, dtype=options.dtype, **about)
 
 
@@ -223,10 +223,10 @@ def every_step(engine: Engine, images: Tensor, launches: Launches) -> Run:
 def latency(options: argparse.Namespace, config: str) -> None:
     """One image at a time, the answer read on the host, by the step at which it leaves."""
     device, dtype, table = torch.device(options.device), getattr(torch, options.dtype), Table(options)
-    count, form = 8 if options.tiny else SINGLE, "compiled" if options.compile else "folded"
+    count, runtime = 8 if options.tiny else SINGLE, options.runtime
     model = model_of(config, device)
     images = images_of(model.config.canvas, count, device)
-    engine = Engine(model, dtype=dtype, mode="latency", buckets=(1,), compile=options.compile)
+    engine = Engine(model, dtype=dtype, mode="latency", buckets=(1,), runtime=runtime)
     engine.thresholds = shared_thresholds(steps_of(config, count), options.share)
     engine.predict(images[:4])
     taken, steps = [], []
@@ -236,7 +236,7 @@ def latency(options: argparse.Namespace, config: str) -> None:
         taken.append(time.perf_counter() - begin)
     with steady(engine, images[:1]) as at:
         glance, focus = np.median(launch_times(at, options.rounds, device), axis=1)
-    about = {"part": "latency", "config": config, "batch": 1, "dtype": options.dtype, "prepared": form}
+    about = {"part": "latency", "config": config, "batch": 1, "dtype": options.dtype, "runtime": runtime}
     for step in sorted(set(steps)):
         here = np.array([t for t, at in zip(taken, steps, strict=True) if at == step])
         row = about | {"share": options.share, "images": len(here)}
@@ -244,7 +244,7 @@ def latency(options: argparse.Namespace, config: str) -> None:
         table.add(here * 1e6, "us", way=way, ideal=f"{ideal:.3f}", **row)
         tail = np.quantile(here, [0.99])
         table.add(tail * 1e6, "us", way=f"{way}, p99", times=f"{tail[0] / np.median(here):.3f}", **row)
-    whole = static_graphed(model, images[:1], 1, options.compile, dtype)
+    whole = static_graphed(model, images[:1], 1, runtime, dtype)
     runs = [official(model, images[:1], 1), whole]
     seconds = time_in_turn(runs, 4 * options.rounds, device)
     table.add(seconds[:, 0] * 1e6, "us", way="official", **(about | {"dtype": "float32"}))

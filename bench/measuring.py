@@ -29,14 +29,15 @@ from gfnet_fast.engine.blocks import Admission, Block
 from gfnet_fast.engine.capture import captured
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.launches import Launches, launches_of
-from gfnet_fast.engine.prepare import Prepared, best_time, compiled, compiling
+from gfnet_fast.engine.prepare import best_time
+from gfnet_fast.engine.runtimes import runtime_of
 from gfnet_fast.exits import ALWAYS
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.results import Prediction
 from gfnet_fast.tables import merge_rows
 
 STAGES = (Stage.GLANCE, Stage.FOCUS)
-KEY = ("part", "config", "way", "prepared", "batch", "dtype", "share", "machine")
+KEY = ("part", "config", "way", "runtime", "batch", "dtype", "share", "machine")
 FIELDS = (
     *KEY, "unit", "p25", "p50", "p75", "times", "ideal", "agreement", "passes", "images", "rounds",
     "driver", "torch", "triton", "python", "commit",
@@ -44,17 +45,17 @@ FIELDS = (
 
 
 def static_graphed(
-    model: GFNet, images: Tensor, batch: int, compile: bool, dtype: torch.dtype
+    model: GFNet, images: Tensor, batch: int, runtime: str, dtype: torch.dtype
 ) -> Callable[[], Tensor]:
     """The local backbone and its own head on whole images, S x S, at its best: one graph for all of them.
 
-    Folded, in its faster layout, its input normalised by one kernel; in batches of `batch` or a quarter of
-    it, whichever is faster. Gives the classes.
+    Prepared by a runtime, its input normalised by one kernel; in batches of `batch` or a quarter of it,
+    whichever is faster. Gives the classes.
     """
     config, head, device = model.config, model.local_encoder.head, images.device
     side, _ = config.canvas
-    encoder: Any = Prepared(model.local_encoder, config.canvas, min(batch, len(images)), dtype)
-    encoder = compiled(encoder) if compile else encoder
+    prepares, size = runtime_of(runtime, device, dtype), min(batch, len(images))
+    encoder = prepares.whole(prepares.encoder(model.local_encoder, config.canvas, size, dtype, None))
     corner = torch.zeros(len(images), 2, dtype=torch.int32, device=device)
     rows = torch.arange(len(images), dtype=torch.int32, device=device)
 
@@ -70,7 +71,7 @@ def static_graphed(
 
         return captured(run, device)
 
-    with compiling():
+    with prepares.preparing():
         jobs = [job(size) for size in sorted({min(batch, len(images)), max(1, batch // 4)})]
     return min(jobs, key=lambda run: best_time(run, device, 0))
 
@@ -217,7 +218,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     own.add_argument("--share", type=float, default=0.5)
     own.add_argument("--rounds", type=int, default=7)
     own.add_argument("--baselines", type=int, default=512, help="images for what runs all steps")
-    own.add_argument("--compile", action="store_true")
+    own.add_argument("--runtime", default="torch", help="torch or inductor")
     own.add_argument("--tiny", action="store_true", help="small sizes, to see that the paths run")
     return own
 
@@ -237,7 +238,7 @@ def each_config(
     seconds: Callable[[GFNetConfig], float],
 ) -> list[Task]:
     """A task for each model; `seconds` without the compiler's."""
-    given, more = sized(options), options.compile * expected.COMPILING.get(part, 0.0)
+    given, more = sized(options), (options.runtime == "inductor") * expected.COMPILING.get(part, 0.0)
     return [
         Task(f"{part} {config}", partial(run, given, config), seconds(config_of(config)) + more)
         for config in options.configs

@@ -30,7 +30,7 @@ def stream(images: int, steps: int) -> None:
     model = gf.load(ASSETS / "digits")
     if steps:
         model = GFNet(dataclasses.replace(model.config, steps=steps, macs=None)).eval()
-    predictor = gf.Predictor(model, device="cpu", compile="never")
+    predictor = gf.Predictor(model, device="cpu", runtime="torch")
     shape = (*model.config.canvas, 3)
     made = (torch.randint(256, shape, dtype=torch.uint8) for _ in itertools.repeat(None, images))
     count = sum(1 for _ in predictor.stream(made))

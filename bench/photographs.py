@@ -2,7 +2,7 @@
 
     python bench/photographs.py waste --data FOLDER --output RUNS --seed 0
     python bench/photographs.py cells --output RUNS --seed 0
-    python bench/photographs.py waste --data FOLDER --output RUNS --seed 0 --time compiled
+    python bench/photographs.py waste --data FOLDER --output RUNS --seed 0 --time inductor
 
 Trains, in RUNS/TASK-SEED, the GFNet and a static network at each size, all with the recipe for small folders,
 and a linear classifier on each size's frozen features; what is there already is not trained again, and a
@@ -44,6 +44,7 @@ from gfnet_fast.data.folder import (
 )
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.prepare import exact_float32
+from gfnet_fast.engine.runtimes import runtimes
 from gfnet_fast.evaluation import time_in_turn
 from gfnet_fast.exits import ALWAYS, NEVER, Budget, device_name
 from gfnet_fast.files import write_bytes, write_json
@@ -63,7 +64,7 @@ BACKBONE, PRETRAINED = "timm/tf_efficientnet_lite0", "efficientnet-lite0-pytorch
 BATCH, ROUNDS = 64, 7
 BUDGETS = (1.25, 1.5)  # times the glance's multiply-adds
 TIMES = Path(__file__).parent / "results" / "photographs-times.csv"
-KEY = ("task", "way", "prepared", "machine")
+KEY = ("task", "way", "runtime", "machine")
 FIELDS = (*KEY, "p25_ms", "p50_ms", "p75_ms", "images", "rounds", "torch", "commit")
 POLICIES = {
     "learned": None,
@@ -237,10 +238,10 @@ def adaptive(task: Task, data: Path, config: TrainConfig, folder: Path) -> None:
 
 
 @exact_float32()
-def times(task: Task, parts: Parts, folder: Path, form: str) -> list[dict[str, Any]]:
+def times(task: Task, parts: Parts, folder: Path, runtime: str) -> list[dict[str, Any]]:
     """A row for each way to classify the report's photographs, uint8 in memory in, classes out, float32.
 
-    All are prepared in that form, and take their turn in each of the rounds.
+    All run on that runtime, and take their turn in each of the rounds.
     """
     network = load(folder / "gfnet").eval()
     found = network.calibration
@@ -251,7 +252,7 @@ def times(task: Task, parts: Parts, folder: Path, form: str) -> list[dict[str, A
     budgets["all steps"] = np.append(np.full(task.steps - 1, NEVER, np.float32), np.float32(ALWAYS))
     images = torch.cat([part for part, _ in batches(network, parts.validation)])
     runs: dict[str, Callable[[], Any]] = {}
-    engine = Engine(network, buckets=(1, BATCH // 8, BATCH), compile=form == "compiled")
+    engine = Engine(network, buckets=(1, BATCH // 8, BATCH), runtime=runtime)
     for name, row in budgets.items():
         runs[f"engine, {name}"] = partial(predict, engine, images, torch.from_numpy(row))
     for canvas in task.statics:
@@ -259,7 +260,7 @@ def times(task: Task, parts: Parts, folder: Path, form: str) -> list[dict[str, A
         name = f"static-{canvas[0]}x{canvas[1]}"
         model.local_encoder.load_state_dict(load_file(folder / f"{name}.safetensors"))
         views = torch.cat([part for part, _ in batches(model, parts.validation)])
-        runs[name] = static_way(model, views, BATCH, form == "compiled")
+        runs[name] = static_way(model, views, BATCH, runtime)
     for way in runs.values():
         way()
     seconds = time_in_turn(list(runs.values()), ROUNDS, torch.device("cpu")) / len(images)
@@ -268,9 +269,9 @@ def times(task: Task, parts: Parts, folder: Path, form: str) -> list[dict[str, A
     rows = []
     for name, taken in zip(runs, seconds.T, strict=True):
         low, middle, high = (round(1e3 * float(x), 3) for x in np.quantile(taken, (0.25, 0.5, 0.75)))
-        row = {"task": folder.name, "way": name, "prepared": form, "p25_ms": low, "p50_ms": middle}
+        row = {"task": folder.name, "way": name, "runtime": runtime, "p25_ms": low, "p50_ms": middle}
         rows.append({**row, "p75_ms": high, **about})
-        print(f"{name:24} {form:9} {low:7.2f} {middle:7.2f} {high:7.2f} ms", flush=True)
+        print(f"{name:24} {runtime:9} {low:7.2f} {middle:7.2f} {high:7.2f} ms", flush=True)
     return rows
 
 
@@ -280,9 +281,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of classes; of waste")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the training")
-    parser.add_argument(
-        "--time", choices=["folded", "compiled"], help="measure what was trained, so prepared"
-    )
+    parser.add_argument("--time", choices=list(runtimes()), help="measure what was trained, on a runtime")
     options = parser.parse_args()
     task, folder = TASKS[options.task], options.output / f"{options.task}-{options.seed}"
     if options.task == "waste" and options.data is None:

@@ -54,13 +54,13 @@ def parts_of(out: Path, dry: bool) -> dict[str, Part]:
         Part("tests", 100 * times, [tested(name, "not traffic") for name in TESTS], True),
         Part("sanitizer", 120 * times, sanitizers(bench("sanitized", "--seconds", "60"), dry), True),
         Part("measure", 380 * times, [measured("proof")]),
-        Part("compiled", 560, [measured("compiled", "control", "ladder", "engine", "--compile")]),
+        Part("compiled", 560, [measured("compiled", "control", "ladder", "engine", "--runtime", "inductor")]),
         Part(
             "tuning",
             560,
             [
                 measured("tuning", script="tuning"),
-                measured("compiled", "tuning", "--compile", script="tuning"),
+                measured("compiled", "tuning", "--runtime", "inductor", script="tuning"),
             ],
         ),
         Part(

@@ -3,7 +3,7 @@
     tuning     layout and compiler per backbone, graphs against none, sets of buckets, the policy's share
     blocks     tile sizes of the kernels that read pixels
 
-Rows as in `proof.py`. With `--compile` only what the compiler concerns.
+Rows as in `proof.py`. With `--runtime inductor` only what the compiler concerns.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from gfnet_fast._scheduler import Stage  # noqa: E402
 from gfnet_fast.benchmark import predict, times_over  # noqa: E402
 from gfnet_fast.engine.capture import captured  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
-from gfnet_fast.engine.prepare import Prepared, compiled, compiling  # noqa: E402
+from gfnet_fast.engine.runtimes import runtime_of  # noqa: E402
 from gfnet_fast.evaluation import time_in_turn  # noqa: E402
 
 BACKBONES = (*CONFIGS, "regnety_600m_96_T5", "efficientnet_b2_128_T4", "densenet121_96_T5")
@@ -43,13 +43,13 @@ COMPILED = 60.0  # a layout's encoder more
 
 
 def tuning(options: argparse.Namespace) -> list[Task]:
-    """Choices that a CPU cannot make; with --compile only those that it concerns."""
+    """Choices that a CPU cannot make; with another runtime than torch only those that it concerns."""
     given = sized(options)
     engines = [
         Task(f"buckets {config}", partial(tune_engine, given, config), ENGINE)
-        for config in (() if options.compile else options.configs)
+        for config in (options.configs if options.runtime == "torch" else ())
     ]
-    seconds = BACKBONE + 2 * COMPILED * options.compile
+    seconds = BACKBONE + 2 * COMPILED * (options.runtime != "torch")
     layouts = [
         Task(f"layouts {config}", partial(tune_backbone, given, config), seconds)
         for config in options.backbones
@@ -58,7 +58,7 @@ def tuning(options: argparse.Namespace) -> list[Task]:
 
 
 def blocks(options: argparse.Namespace) -> list[Task]:
-    return [] if options.compile else [Task("tiles", partial(time_tiles, sized(options)), TILES)]
+    return [] if options.runtime != "torch" else [Task("tiles", partial(time_tiles, sized(options)), TILES)]
 
 
 def tune_backbone(options: argparse.Namespace, config: str) -> None:
@@ -68,12 +68,13 @@ def tune_backbone(options: argparse.Namespace, config: str) -> None:
     size, batch = model.config.patch_size, options.batch
     patches = torch.randn(batch, 3, size, size, device=device).to(dtype, memory_format=torch.channels_last)
     ways: dict[str, Run] = {}
-    with torch.no_grad(), compiling():
+    runtime = runtime_of(options.runtime, device, dtype)
+    with torch.no_grad(), runtime.preparing():
         for name, layout in LAYOUTS.items():
-            encoder: Any = Prepared(model.local_encoder, (size, size), batch, dtype, layout)
-            ways[f"folded, {name}"] = captured(partial(encoder, patches), device)
-            if options.compile:
-                ways[f"compiled, {name}"] = captured(partial(compiled(encoder), patches), device)
+            encoder = runtime.encoder(model.local_encoder, (size, size), batch, dtype, layout)
+            ways[f"torch, {name}"] = captured(partial(encoder, patches), device)
+            if runtime.name != "torch":
+                ways[f"{runtime.name}, {name}"] = captured(partial(runtime.whole(encoder), patches), device)
         seconds = time_in_turn(list(ways.values()), options.rounds, device)
     for way, column in zip(ways, seconds.T, strict=True):
         about = {"part": "tuning", "config": config, "way": way, "batch": batch, "dtype": options.dtype}
@@ -86,7 +87,7 @@ def tune_engine(options: argparse.Namespace, config: str) -> None:
     model, batch = model_of(config, device), options.batch
     images = images_of(model.config.canvas, options.images, device)
     row = shared_thresholds(steps_of(config, options.images), options.share)
-    about = {"part": "tuning", "config": config, "dtype": options.dtype, "prepared": "folded"}
+    about = {"part": "tuning", "config": config, "dtype": options.dtype, "runtime": "torch"}
     parts = [{1}, {1, 4}, {1, 8, batch}, {1, 2, 4, 8, 16, batch}]  # of the batch
     sets = dict.fromkeys(tuple(sorted({batch, *(max(1, batch // n) for n in part)})) for part in parts)
     engines = {rows: Engine(model, dtype=dtype, buckets=rows) for rows in sets}

@@ -26,7 +26,8 @@ from torch import Tensor
 from gfnet_fast import __version__
 from gfnet_fast.engine.eager import EagerEngine
 from gfnet_fast.engine.engine import Engine
-from gfnet_fast.engine.prepare import Prepared, best_time, compiled, compiling, exact_float32
+from gfnet_fast.engine.prepare import best_time, exact_float32
+from gfnet_fast.engine.runtimes import runtime_of
 from gfnet_fast.errors import BudgetError, GFNetError, InputError, shown
 from gfnet_fast.evaluation import CHUNK, Array, time_in_turn
 from gfnet_fast.exits import ALWAYS, NEVER, Calibration, device_name, exit_steps
@@ -280,26 +281,33 @@ def official(model: GFNet, images: Tensor, batch: int) -> Callable[[], Answers]:
 
 
 def static(
-    model: GFNet, images: Tensor, batch: int, compile: bool = False, dtype: torch.dtype = torch.float32
+    model: GFNet,
+    images: Tensor,
+    batch: int,
+    runtime: str = "torch",
+    dtype: torch.dtype = torch.float32,
+    encoder: Any = None,
 ) -> Callable[[], Answers]:
-    """The local backbone and its own head on whole images: folded, in its faster layout and batch size.
+    """The local backbone and its own head on whole images, on a runtime.
 
-    Its batch is `batch` or a quarter of it, whichever is faster: an image is many times a patch.
+    Its batch is `batch` or a quarter of it, whichever is faster: an image is many times a patch. `encoder`:
+    the backbone where it is not the model's own but a graph of it in int8.
     """
     config, head = model.config, model.local_encoder.head
-    size = min(batch, len(images))
-    encoder: Any = Prepared(model.local_encoder, config.canvas, size, dtype)
-    encoder = compiled(encoder) if compile else encoder
+    size, prepares = min(batch, len(images)), runtime_of(runtime, model.device, dtype)
+    kept = prepares.kept(dtype)
 
     @torch.no_grad()
     def run(size: int) -> Answers:
         parts = (model.normalise(part) for part in images.split(size))
-        views = (part.to(dtype, memory_format=torch.channels_last) for part in parts)
-        found = [head(encoder(view)[1].float()) for view in views]
+        views = (part.to(kept, memory_format=torch.channels_last) for part in parts)
+        found = [head(whole(view)[1].float()) for view in views]
         classes = torch.cat(found).argmax(1)
         return classes, torch.ones_like(classes)
 
-    with compiling():
+    with torch.no_grad(), prepares.preparing():
+        prepared = prepares.encoder(encoder or model.local_encoder, config.canvas, size, dtype, None)
+        whole = prepares.whole(prepared)
         times = {n: best_time(partial(run, n), model.device, 0) for n in (size, max(1, size // 4))}
     return partial(run, min(times, key=lambda n: times[n]))
 
@@ -317,7 +325,7 @@ def times_over(run: Callable[[], Any], count: int) -> Callable[[], None]:
 def arithmetic(engine: Engine, step: int) -> Callable[[], object]:
     """The networks of a full batch of glances (step 1) or focus passes (2), and nothing else."""
     stages, rows, arena = engine.stages, engine.buckets[-1], engine.arena
-    patches = torch.randn(rows, 3, arena.patch, arena.patch, device=arena.device).to(stages.dtype)
+    patches = torch.randn(rows, 3, arena.patch, arena.patch, device=arena.device).to(stages.kept)
     patches = patches.contiguous(memory_format=torch.channels_last)
     maps, policy, memory = (t[:rows].contiguous() for t in (arena.feature_map, arena.policy, arena.memory))
     room = arena.room[:rows].contiguous()

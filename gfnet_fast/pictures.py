@@ -5,15 +5,12 @@ from __future__ import annotations
 import io
 import math
 import struct
-import threading
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Callable
 
 from PIL import Image, UnidentifiedImageError, features
 
 from gfnet_fast.errors import InputError, reason
+from gfnet_fast.quiet import quiet
 
 Image.init()
 
@@ -156,33 +153,3 @@ def coloured(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "RGB"):
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
-
-
-class _Decoding(threading.local):
-    """A pattern of modules for a filter of warnings: it matches any in a thread that decodes, else none."""
-
-    on = False
-
-    def match(self, _: str) -> bool:
-        return self.on
-
-
-_decoding = _Decoding()
-_IGNORED = cast(Any, ("ignore", None, Warning, _decoding, 0))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing that this thread warns of inside is shown: Pillow's doubts about a file are not the user's.
-
-    `warnings.catch_warnings` would exchange the filters of all threads, and those that leave it out of turn
-    put old ones back. One filter that matches nothing elsewhere changes nothing for anybody, and may stay. It
-    goes before what was there at its first use; where it was lost with a `catch_warnings` it comes back.
-    """
-    if _IGNORED not in warnings.filters:
-        warnings.filters.insert(0, _IGNORED)  # type: ignore[attr-defined]
-    before, _decoding.on = _decoding.on, True
-    try:
-        yield
-    finally:
-        _decoding.on = before

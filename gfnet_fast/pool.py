@@ -1,8 +1,10 @@
-"""A predictor's engines: built when needed, lent to one user at a time, compiled when it pays."""
+"""A predictor's engines: built when needed, lent to one user at a time, on a faster runtime when it pays."""
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +14,18 @@ import torch
 from torch import Tensor
 
 from gfnet_fast._scheduler import Mode
+from gfnet_fast.engine.choice import Choice, contest
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.loop import FAR
+from gfnet_fast.engine.runtimes import runtimes, usable
+from gfnet_fast.errors import reason
 from gfnet_fast.forks import watch
+from gfnet_fast.hub.sources import cache
 from gfnet_fast.model.gfnet import GFNet
 
-COMPILE_AFTER = 60.0  # seconds of work; compiling a ResNet-50 for three batch sizes takes half a minute
-_ENGINES = ("_engines", "_idle", "_lock", "_warming")  # what neither a copy nor a forked process takes over
+SHORT = 20.0  # seconds of work at which a runtime is prepared at most, where a warm-up may take its time
+# What neither a copy nor a forked process takes over.
+_ENGINES = ("_engines", "_idle", "_lock", "_warming", "_failed", "choice")
 
 
 class Pool:
@@ -31,6 +38,10 @@ class Pool:
     ----------
     images : int
         How many have been given to engines.
+    wanted : str
+        "auto", or the name of the one runtime that engines are to have.
+    choice : Choice
+        What is known of the runtimes' speeds here.
     """
 
     def __init__(
@@ -39,12 +50,12 @@ class Pool:
         *,
         dtype: torch.dtype,
         batch: int,
-        compile: str,
+        runtime: str,
         mode: Literal["throughput", "latency"],
         deadline_ms: float | None,
     ) -> None:
         self.model, self.config, self.device = model, model.config, model.device
-        self.dtype, self.batch, self.compile = dtype, batch, compile
+        self.dtype, self.batch, self.wanted = dtype, batch, runtime
         self.mode, self.deadline_ms = mode, deadline_ms
         self.images = 0
         self._thresholds = model.default_thresholds().cpu()
@@ -55,6 +66,8 @@ class Pool:
         self._idle: list[Engine] = []
         self._lock = threading.Lock()  # over the lists, and over who sets thresholds last
         self._warming = threading.Lock()  # who warms up waits for those who do
+        self._failed: set[str] = set()  # names of runtimes that could not prepare this model
+        self.choice = Choice(self.config, self.dtype, self.device, cache() / "runtimes")
         watch(self)
 
     def begin_fork(self) -> bool:
@@ -82,20 +95,27 @@ class Pool:
             for engine in self._engines:
                 engine.thresholds = self._thresholds
 
+    @property
+    def runtime(self) -> str:
+        """Of the newest engine, or of the one that will be built first."""
+        return self._engines[-1].runtime if self._engines else self._first()
+
     @contextmanager
     def engine(self, images: int) -> Iterator[Engine]:
         """An engine that nobody else uses, prepared for the work in sight: `images` and what has been.
 
         A batch size costs some of its launches to prepare, which for one image is most of its time: an engine
-        has those that are filled, and one with larger ones takes its place when there are images for them.
+        has those that are filled, and one with larger ones takes its place when there are images for them. So
+        does one on another runtime, where it is known to save more time than it takes to prepare, or where
+        there is enough work to find out.
         """
         with self._lock:
             engine = self._idle.pop() if self._idle else None
-        engine = engine or self._build(self._sizes(images), compile=self.compile == "always")
-        if self._should_compile(engine, images):
-            engine = self._compiled(engine)
+        engine = engine or self._build(self._first(), self._sizes(images))
+        if runtime := self._better(engine, images):
+            engine = self._moved(engine, runtime)
         elif (grown := self._grown(engine, images, self.images + images)) != engine.buckets:
-            engine = self._replaced(engine, list(grown), engine.compiled)
+            engine = self._replaced(engine, engine.runtime, list(grown))
         try:
             yield engine
         finally:
@@ -107,17 +127,53 @@ class Pool:
         """Have an engine ready that is prepared for `images` more and full batches, and has run."""
         height, width = self.config.canvas
         black = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=self.device)
-        with self._warming, self.engine(max(images, self.batch)) as engine:
-            engine.predict(black)
+        with self._warming:
+            if self.mode == "latency" or self.deadline_ms is not None:
+                self._try_all()
+            with self.engine(max(images, self.batch)) as engine:
+                engine.predict(black)
 
     def outgrown(self, engine: Engine, images: int) -> bool:
         """Whether a stream that has given `images` to `engine` should ask for another one."""
-        return self._should_compile(engine, 0) or self._grown(engine, images, self.images) != engine.buckets
+        return bool(self._better(engine, 0)) or self._grown(engine, images, self.images) != engine.buckets
 
-    def _should_compile(self, engine: Engine, images: int) -> bool:
-        if self.compile != "auto" or engine.compiled or engine.mode is not Mode.THROUGHPUT:
-            return False
-        return (self.images + images) * engine.seconds_an_image > COMPILE_AFTER
+    def _first(self) -> str:
+        """The runtime of a new engine: the fastest where an image cannot wait for a better one later."""
+        if self.wanted != "auto":
+            return self.wanted
+        if self.mode == "latency" or self.deadline_ms is not None:
+            known = {name: self.choice.seconds(name, 1) for name in runtimes() if name not in self._failed}
+            times = {name: seconds for name, seconds in known.items() if seconds}
+            if (best := min(times, key=times.__getitem__, default=None)) and self._has(best):
+                return best
+        elif self._engines:  # what was found to be better is not left again
+            return self._engines[-1].runtime
+        return usable(self.device, self.dtype).name
+
+    def _has(self, runtime: str) -> bool:
+        """Whether it is here, and has not failed."""
+        here = runtimes()[runtime].missing(self.device, self.dtype) is None
+        return here and runtime not in self._failed
+
+    def _better(self, engine: Engine, images: int) -> str | None:
+        """A runtime that should take the place of the engine's now."""
+        if self.wanted != "auto" or engine.mode is not Mode.THROUGHPUT:
+            return None
+        count, rows = self.images + images, engine.buckets[-1]
+        now = self.choice.seconds(engine.runtime, rows) or engine.seconds_an_image
+        saved = {}  # by a runtime that is worth it, seconds; of one that is not known, nothing yet
+        for name, runtime in runtimes().items():
+            speed, then = self.choice.speed(name), self.choice.seconds(name, rows)
+            if name == engine.runtime or name in self._failed:
+                continue
+            if speed is not None and then is not None:
+                saved[name] = count * (now - then) - speed.prepare
+            elif count * engine.seconds_an_image > runtime.trial:
+                saved[name] = math.inf
+        for name in sorted(saved, key=saved.__getitem__, reverse=True):
+            if saved[name] > 0 and self._has(name):
+                return name
+        return None
 
     def _grown(self, engine: Engine, images: int, all_images: int) -> tuple[int, ...]:
         """The batch sizes that `engine` should have: one more, or those for `images` at once.
@@ -130,39 +186,79 @@ class Pool:
         return (*engine.buckets, *(size for size in larger if size <= max(images, larger[0])))
 
     def _sizes(self, images: int) -> list[int]:
-        """The batch sizes that so many images fill; all of them where each costs a compilation."""
+        """The batch sizes that so many images fill."""
         sizes = sorted({1, max(1, self.batch // 8), self.batch})
-        return sizes if self.compile == "always" else [size for size in sizes if size <= max(images, 1)]
+        return [size for size in sizes if size <= max(images, 1)]
 
-    def _compiled(self, engine: Engine) -> Engine:
-        """A compiled engine in place of `engine`, or, where compiling fails, `engine`."""
+    def _moved(self, engine: Engine, runtime: str) -> Engine:
+        """An engine on another runtime; or `engine`, where that fails or is not faster."""
+        known = self.choice.speed(runtime) is not None
         try:
-            return self._replaced(engine, self._sizes(self.batch), compile=True)
+            better = self._build(runtime, self._sizes(self.batch))
         except Exception as error:
-            self.compile = "never"
-            warnings.warn(
-                f"torch.compile failed, going on without: {type(error).__name__}: {error}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            self._fail(runtime, error)
             return engine
+        chosen = better if known or self._faster([engine, better], engine.buckets[-1]) is better else engine
+        with self._lock:
+            self._engines.remove(engine if chosen is better else better)
+        return chosen
 
-    def _replaced(self, engine: Engine, sizes: list[int], compile: bool) -> Engine:
-        better = self._build(sizes, compile)
+    def _faster(self, engines: list[Engine], rows: int) -> Engine:
+        """The one with the shortest launches of so many rows; what they take is noted."""
+        times = contest(engines, rows)
+        for engine, seconds in zip(engines, times, strict=True):
+            speed = self.choice.speed(engine.runtime)
+            self.choice.note(engine.runtime, speed.prepare if speed else 0.0, {rows: seconds})
+        return engines[times.index(min(times))]
+
+    def _fail(self, runtime: str, error: Exception) -> None:
+        self._failed.add(runtime)
+        said = f"{runtime} failed, going on without: {type(error).__name__}: {reason(error)}"
+        warnings.warn(said, RuntimeWarning, stacklevel=2)
+
+    def _try_all(self) -> None:
+        """Find out how fast single images are on the runtimes that are prepared in seconds."""
+        known = self.choice.speed
+        names = [name for name, runtime in runtimes().items() if runtime.trial <= SHORT and self._has(name)]
+        if self.wanted != "auto" or len(names) < 2 or all(known(name) for name in names):
+            return
+        engines = []
+        for name in names:
+            try:
+                engines.append(self._build(name, [1], keep=False))
+            except Exception as error:
+                self._fail(name, error)
+        self._faster(engines, 1)
+
+    def _replaced(self, engine: Engine, runtime: str, sizes: list[int]) -> Engine:
+        better = self._build(runtime, sizes)
         with self._lock:
             self._engines.remove(engine)
         return better
 
-    def _build(self, sizes: list[int], compile: bool) -> Engine:
+    def _build(self, runtime: str, sizes: list[int], *, keep: bool = True) -> Engine:
+        """An engine, and a note of how fast it is; without `keep` only that."""
+        if runtime == "inductor":
+            sizes = self._sizes(self.batch)  # each costs a compilation: all at once
+        begin = time.perf_counter()
         engine = Engine(
             self.model,
             dtype=self.dtype,
             mode=self.mode if self.deadline_ms is None else "deadline",
             buckets=sizes,
-            compile=compile,
+            runtime=runtime,
             allowed=FAR if self.deadline_ms is None else self.deadline_ms / 1e3,
         )
+        if self.wanted == "auto":
+            # What a contest has measured is known better.
+            known = self.choice.speed(runtime)
+            costs = zip(engine.costs.glance, engine.costs.focus, strict=True)
+            seconds = {rows: glance + focus for (rows, glance), (_, focus) in costs}
+            if known is None or not set(seconds) <= set(known.seconds):
+                taken = time.perf_counter() - begin
+                self.choice.note(runtime, taken, seconds | (known.seconds if known else {}))
         with self._lock:
             engine.thresholds = self._thresholds
-            self._engines.append(engine)
+            if keep:
+                self._engines.append(engine)
         return engine

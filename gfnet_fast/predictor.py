@@ -20,6 +20,7 @@ from gfnet_fast.checkpoints import load
 from gfnet_fast.checkpoints.files import check_device
 from gfnet_fast.decoding import closed_at_exit
 from gfnet_fast.engine.prepare import named_dtype
+from gfnet_fast.engine.runtimes import runtime_of, usable
 from gfnet_fast.errors import BudgetError, InputError, shown
 from gfnet_fast.exits import Audit, Budget, BudgetWarning, resolve
 from gfnet_fast.model.gfnet import GFNet, Trace
@@ -44,16 +45,19 @@ class Predictor:
         is built: they should stay as they are.
     device : "auto", str or torch.device
         ``"auto"`` is the first CUDA device where there is one, and else the CPU.
-    dtype : "auto", "float32", "bfloat16", "float16" or torch.dtype
+    dtype : "auto", "float32", "bfloat16", "float16", "int8" or torch.dtype
         What the networks compute in; logits, exits and crops' places are float32 always. ``"auto"`` is
-        float32. DeviceError where the device does not have it.
+        float32. int8 takes a model that `gfnet-fast quantize` has written. DeviceError where no runtime
+        computes it here: never is another one taken instead.
     budget : Budget, optional
         What the mean image may cost. None takes the model's own default thresholds, or, for a model
         without any, all steps for every image.
-    compile : "auto", "always" or "never"
-        Whether the networks go through torch.compile, half a minute for a ResNet-50. ``"auto"`` does so
-        when a minute of work (as measured here) has gone through or is in one batch, not in latency mode or
-        with a deadline; where it fails, a warning says so and the predictor goes on without.
+    runtime : "auto" or a name
+        What computes the networks: ``"torch"``, ``"inductor"`` (torch.compile) or ``"openvino"`` (CPUs; a
+        package of its own). ``"auto"`` begins with the one that is ready at once, and goes over to a faster
+        one when there is enough work: known to be faster here, as a file in torch's cache folder says, or
+        measured once for that file. In latency mode and with a deadline it stays with the one that is known
+        to be the fastest, and only :meth:`warm_up` measures. Where one fails, a warning says so.
     batch : int, optional
         The largest batch; 64 on a CPU and 128 on a GPU without it.
     mode : "throughput" or "latency"
@@ -69,9 +73,9 @@ class Predictor:
 
     Notes
     -----
-    The engine is built at the first image: batch norms are folded, the faster memory layout is found and
-    each stage is timed. Calls from several threads, or a call while a stream is open, get an engine each. So
-    does a process that forks from this one, where torch computes on one thread from then on.
+    The engine is built at the first image: the runtime prepares the networks, and each stage is timed. Calls
+    from several threads, or a call while a stream is open, get an engine each. So does a process that forks
+    from this one, where torch computes on one thread from then on, and OpenVINO not at all where it did.
     """
 
     def __init__(
@@ -80,7 +84,7 @@ class Predictor:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         budget: Budget | None = None,
-        compile: str = "auto",
+        runtime: str = "auto",
         *,
         batch: int | None = None,
         mode: Literal["throughput", "latency"] = "throughput",
@@ -93,8 +97,6 @@ class Predictor:
             isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1
         ):
             raise InputError(f"batch: expected a whole number of at least 1, got {batch!r}")
-        if compile not in ("auto", "always", "never"):
-            raise InputError(f"compile: expected 'auto', 'always' or 'never', got {compile!r}")
         if mode not in ("throughput", "latency"):
             raise InputError(f"mode: expected 'throughput' or 'latency', got {mode!r}")
         if deadline_ms is not None and (mode == "latency" or not 0 < deadline_ms < math.inf):
@@ -111,13 +113,17 @@ class Predictor:
         self.model = model.eval()
         self.config = model.config
         self.batch = int(batch or BATCH.get(self.device.type, 64))
-        self.dtype = named_dtype(dtype, self.device)
+        self.dtype = named_dtype(dtype)
+        if runtime == "auto":
+            usable(self.device, self.dtype)
+        else:
+            runtime_of(runtime, self.device, self.dtype)
         self.mode, self.deadline_ms = mode, deadline_ms
         self._pool = Pool(
             self.model,
             dtype=self.dtype,
             batch=self.batch,
-            compile=compile,
+            runtime=runtime,
             mode=mode,
             deadline_ms=deadline_ms,
         )
@@ -162,9 +168,9 @@ class Predictor:
         self._pool.thresholds, self._budget = thresholds, budget
 
     @property
-    def compile(self) -> str:
-        """ "never" as well where compiling has failed."""
-        return self._pool.compile
+    def runtime(self) -> str:
+        """What computes the networks now, or will at first."""
+        return self._pool.runtime
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -172,7 +178,7 @@ class Predictor:
         return {
             "dtype": str(self.dtype).removeprefix("torch."),
             "batch": self.batch,
-            "compile": self.compile,
+            "runtime": self.runtime,
         }
 
     def _compare_settings(self) -> None:
@@ -180,8 +186,8 @@ class Predictor:
         assert self.model.calibration is not None
         assert self.model.calibration.cost is not None
         mine = self.settings
-        if self.compile == "auto":  # it may be either
-            del mine["compile"]
+        if self._pool.wanted == "auto":  # it may become another
+            del mine["runtime"]
         if others := self.model.calibration.cost.other_settings(mine):
             text = f"latency_ms: the costs were measured with {', '.join(others)}; the budget may be missed"
             warnings.warn(text, BudgetWarning, stacklevel=4)
@@ -224,7 +230,7 @@ class Predictor:
         return prediction
 
     def warm_up(self, images: int | None = None) -> None:
-        """Have an engine built, timed and, where it will be, compiled before the first image comes.
+        """Have an engine built and timed, on the runtime that it will have, before the first image comes.
 
         The next call, or stream, builds nothing; a second one at the same time has an engine built of its
         own. Where an idle engine is ready this does nothing but run it once. Several threads may call it.
@@ -232,8 +238,8 @@ class Predictor:
         Parameters
         ----------
         images : int, optional
-            How many images will come. With ``compile="auto"`` the networks are compiled now if those are a
-            minute of work; without it that is not known, and they may be compiled later.
+            How many images will come: with ``runtime="auto"`` the one that is best for so much work is
+            prepared now. Without it that is not known, and another may take its place later.
         """
         if images is not None and (isinstance(images, bool) or not isinstance(images, int) or images < 0):
             raise InputError(f"images: expected how many will come or None, got {shown(images)}")

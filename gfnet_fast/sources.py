@@ -32,8 +32,8 @@ from gfnet_fast.pictures import (
     check_size,
     coloured,
     decode,
-    quiet,
 )
+from gfnet_fast.quiet import quiet
 from gfnet_fast.walking import find, is_folder_or_glob, is_url
 
 Encoded = bytes | bytearray | memoryview | BinaryIO

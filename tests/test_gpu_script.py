@@ -73,7 +73,7 @@ def test_a_plan_looks_first_at_what_matters_most(plans, tmp_path):
     tools = [command.words[command.words.index("--tool") + 1] for command in parts["sanitizer"].commands]
     assert tools == list(plans.TOOLS)
     (compiled,) = parts["compiled"].commands
-    assert "--compile" in compiled.words
+    assert "inductor" in compiled.words
 
 
 def test_what_is_expected_fits_into_the_plan(script, tmp_path):
@@ -86,7 +86,7 @@ def test_what_is_expected_fits_into_the_plan(script, tmp_path):
     ]  # fmt: skip
     total = plans.expected.BUILD + plans.FRESH + sum(task.seconds for task in tasks)
     assert 60 < total < plans.SECONDS["proof"]
-    options.compile = True
+    options.runtime = "inductor"
     tasks = [task for name in ("control", "ladder", "engine") for task in proof.PARTS[name](options)]
     assert [task.name for task in tasks if "batch" in task.name] == [
         f"engine {config}, batch 128" for config in options.configs

@@ -268,8 +268,8 @@ def test_precisions_that_are_not_there(tiny):
     for dtype in ("float16", "float8", torch.int8):
         with pytest.raises(gf.DeviceError, match="dtype: expected"):
             gf.Predictor(tiny, device="cpu", dtype=dtype)
-    with pytest.raises(gf.InputError, match="compile: expected"):
-        gf.Predictor(tiny, device="cpu", compile="sometimes")
+    with pytest.raises(gf.InputError, match="runtime: expected"):
+        gf.Predictor(tiny, device="cpu", runtime="sometimes")
 
 
 def test_images_that_pillow_would_cut_off_are_refused(predictor, tmp_path):

@@ -20,6 +20,7 @@ import gfnet_fast as gf
 from gfnet_fast import decoding, pictures, sources
 from gfnet_fast.decoding import Decoded, Unusable
 from gfnet_fast.files import read_bytes
+from gfnet_fast.quiet import _IGNORED, quiet
 from gfnet_fast.sources import expand, open_image, read_image
 from tests.conftest import random_images, tiny_config, tiny_model
 
@@ -420,7 +421,7 @@ WARNING = """
 import io, struct, warnings, threading, zlib
 from PIL import Image
 from gfnet_fast.sources import open_image, read_image
-from gfnet_fast.pictures import quiet
+from gfnet_fast.quiet import quiet
 def chunk(k, d): return struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d))
 side = 9700  # Pillow's own doubts begin at 89 million pixels
 z = zlib.compressobj(1); d = b"".join(z.compress(bytes(1 + side)) for _ in range(side)) + z.flush()
@@ -447,10 +448,10 @@ def test_filters_stay_as_they_were():
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pictures.quiet(), pictures.quiet():
+        with quiet(), quiet():
             pass
-        with pictures.quiet():
+        with quiet():
             pass
-        assert warnings.filters.count(pictures._IGNORED) == 1
+        assert warnings.filters.count(_IGNORED) == 1
         with pytest.raises(UserWarning):
             warnings.warn("heard", stacklevel=1)

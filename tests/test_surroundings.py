@@ -71,7 +71,7 @@ import os, signal, sys
 import numpy as np, torch
 torch.set_num_threads(2)
 import gfnet_fast as gf
-predictor = gf.Predictor(gf.load({str(DIGITS)!r}), device="cpu", compile="never", batch=8)
+predictor = gf.Predictor(gf.load({str(DIGITS)!r}), device="cpu", runtime="torch", batch=8)
 frames = list(np.random.default_rng(0).integers(0, 256, (16, 192, 192, 3), dtype=np.uint8))
 floats = predictor.model.normalise(torch.from_numpy(np.stack(frames)))
 expected = [result.class_id for result in predictor.stream(frames)]
@@ -127,7 +127,7 @@ def test_a_fork_computes_what_its_parent_does_and_a_stream_is_left_open_at_the_e
 
 
 def test_streams_that_are_forgotten_leave_no_thread(frames):
-    predictor = gf.Predictor(gf.load(DIGITS), device="cpu", compile="never", batch=4)
+    predictor = gf.Predictor(gf.load(DIGITS), device="cpu", runtime="torch", batch=4)
     before = threading.active_count()
     for _ in range(3):
         next(predictor.stream(itertools.cycle(frames.numpy())))

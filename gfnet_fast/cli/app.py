@@ -45,6 +45,8 @@ def finite(value: float | None) -> float | None:
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.", callback=_hush)]
+DTYPE_HELP = "auto, float32, bfloat16, float16 (on a GPU) or int8 (a quantised model)."
+RUNTIME_HELP = "What computes the networks: auto, torch, inductor or openvino."
 LARGEST_SEED, LARGEST_BATCH = 2**31 - 1, 2**16
 MODEL_HELP = "Checkpoint file or folder, a name that `gfnet-fast models` lists, or an address."
 

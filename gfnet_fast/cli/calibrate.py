@@ -76,7 +76,7 @@ def calibrate(
     batch: Annotated[
         int | None, typer.Option(min=1, max=LARGEST_BATCH, help="Largest batch of the timed runs.")
     ] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Time compiled networks.")] = False,
+    runtime: Annotated[str, typer.Option(help="Of the timed runs: torch, inductor or openvino.")] = "torch",
     quiet: Quiet = False,
 ) -> None:
     """Find thresholds for every budget on labelled images, and write them into the model's folder."""
@@ -94,7 +94,7 @@ def calibrate(
 
     network = load(model)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "batch": batch}
-    predictor = Predictor(network, compile="always" if compile else "never", **options)
+    predictor = Predictor(network, runtime=runtime, **options)
     which: dict[str, Any] = {"source": locate(model), "part": part.value, "tell": silent if quiet else say}
     labelled = open_labelled(
         data, network, split="validation", count=images or DIGITS, seed=100 + seed, **which

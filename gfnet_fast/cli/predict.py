@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gfnet_fast.cli.app import LARGEST_BATCH, MODEL_HELP, Quiet, app, complete_model, finite
+from gfnet_fast.cli.app import (
+    DTYPE_HELP,
+    LARGEST_BATCH,
+    MODEL_HELP,
+    RUNTIME_HELP,
+    Quiet,
+    app,
+    complete_model,
+    finite,
+)
 from gfnet_fast.cli.console import count_images, progress
 from gfnet_fast.cli.drawn import SHOWN, Pictures
 from gfnet_fast.cli.output import check_file, check_folder, opened
@@ -62,8 +71,8 @@ def predict(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or, on a GPU, float16.")] = "auto",
-    compile: Annotated[str, typer.Option(help="auto (long jobs), always or never.")] = "auto",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "auto",
+    runtime: Annotated[str, typer.Option(help=RUNTIME_HELP)] = "auto",
     batch: Annotated[
         int | None,
         typer.Option(min=1, max=LARGEST_BATCH, help="The largest batch.", show_default="64, GPU 128"),
@@ -90,7 +99,7 @@ def predict(
         device=device,
         dtype=dtype,
         budget=budget,
-        compile=compile,
+        runtime=runtime,
         batch=batch,
         deadline_ms=deadline_ms,
         audit=watch,

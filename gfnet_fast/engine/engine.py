@@ -26,8 +26,10 @@ class Engine(Loop):
     ----------
     model : GFNet
         In evaluation mode, float32, on the device to run on. It is copied.
-    dtype : float32 or bfloat16
-        What encoders, GRUs and hidden layers compute in. Logits, exits and origins are float32 always.
+    dtype : float32, bfloat16, float16 or int8
+        What encoders, GRUs and hidden layers compute in. Logits, exits and origins are float32 always. int8
+        takes a model that has been quantised.
+    runtime : name of what computes the networks; see :mod:`gfnet_fast.engine.runtimes`
     mode : "throughput", "latency" or "deadline"
         See docs/internals/scheduler.md. In deadline mode an image has `allowed` seconds from its submission.
     buckets : increasing batch sizes that both stages are prepared for
@@ -35,7 +37,6 @@ class Engine(Loop):
     invariance : "margin" or "batch"
         With "batch" every launch has the shape of the largest bucket, and an image's answer is the same to
         the bit whatever is in its batch.
-    compile : whether to compile every bucket; half a minute for a ResNet-50 and three buckets on a CPU
     layout : torch.contiguous_format or torch.channels_last
         Of the encoders; the one that is faster here without it.
     costs : CostTable, optional
@@ -46,7 +47,7 @@ class Engine(Loop):
     Raises
     ------
     DeviceError
-        Where the device does not compute in `dtype`.
+        Where the runtime is not there, or does not compute in `dtype` on the model's device.
     """
 
     @property

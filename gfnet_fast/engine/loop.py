@@ -30,7 +30,7 @@ from gfnet_fast.engine.arena import Arena
 from gfnet_fast.engine.blocks import Admission, Block
 from gfnet_fast.engine.intake import Images, entries_of
 from gfnet_fast.engine.launches import launches_of, measure
-from gfnet_fast.engine.prepare import check_dtype, compiling
+from gfnet_fast.engine.runtimes import runtime_of
 from gfnet_fast.engine.stages import Stages, widths_of
 from gfnet_fast.errors import InputError
 from gfnet_fast.model.gfnet import GFNet
@@ -80,7 +80,7 @@ class Loop:
         buckets: Sequence[int] = BUCKETS,
         capacity: int | None = None,
         invariance: Literal["margin", "batch"] = "margin",
-        compile: bool = False,
+        runtime: str = "torch",
         layout: torch.memory_format | None = None,
         costs: CostTable | None = None,
         in_flight: int | None = None,
@@ -88,7 +88,7 @@ class Loop:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         device = model.device
-        check_dtype(dtype, device)
+        prepares = runtime_of(runtime, device, dtype)
         if list(buckets) != sorted(set(buckets)) or not buckets or buckets[0] < 1:
             raise InputError(f"buckets: expected increasing batch sizes of at least 1, got {list(buckets)}")
         fixed, captured = invariance == "batch", device.type == "cuda"
@@ -100,32 +100,33 @@ class Loop:
         self.in_flight = in_flight or (2 if device.type == "cuda" else 1)
         self.capacity = capacity or (self.in_flight + 2) * self.buckets[-1]
         steps = self.config.steps
-        with plain(device), compiling():
+        with plain(device), prepares.preparing():
             self.arena = Arena(
                 self.capacity,
                 patch=self.config.patch_size,
                 steps=steps,
                 classes=self.config.classes,
                 widths=widths_of(model),
-                dtype=dtype,
+                dtype=prepares.kept(dtype),
                 device=device,
             )
             self.stages = Stages(
                 model,
                 self.arena,
                 self.buckets[-1],
+                runtime=prepares,
                 dtype=dtype,
-                compile=compile,
                 fixed=fixed or captured,
                 queued=self.mode is Mode.THROUGHPUT,
                 layout=layout,
             )
             self._blocks = [Block(self.buckets[-1], steps, device) for _ in range(self.in_flight)]
             self._launches = launches_of(self.stages)
-            if compile or costs is None:
-                measured = measure(self._launches, self._blocks, self.buckets, warm_up=compile or captured)
+            if runtime != "torch" or costs is None:
+                warm_up = runtime != "torch" or captured
+                measured = measure(self._launches, self._blocks, self.buckets, warm_up=warm_up)
         self.costs = measured if costs is None else costs
-        self.compiled = compile
+        self.runtime = runtime
         self._clock, self._streaming, self._unsettled = clock, False, False
         self._flights: deque[Flight] = deque()
         self._launched = 0
@@ -141,6 +142,12 @@ class Loop:
         self._thresholds, self._changed = np.full(steps, np.nan, np.float32), True
         self.thresholds = model.default_thresholds()
         self.reset()
+
+    def time_of(self, rows: int) -> float:
+        """Seconds of a glance and a focus launch of so many rows, measured now; it holds no images."""
+        with self._computing():
+            table = measure(self._launches, self._blocks, [rows], warm_up=False)
+        return table.glance[0][1] + table.focus[0][1]
 
     def reset(self) -> None:
         """Forget all images, in flight and answered; nothing of them stays behind."""

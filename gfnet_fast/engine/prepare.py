@@ -1,4 +1,4 @@
-"""A network made ready for inference: folded batch norms, the faster layout, the precision, the compiler."""
+"""A network made ready for inference in torch: folded batch norms, the faster layout, the precision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gfnet_fast.engine.capture import captured
-from gfnet_fast.errors import DeviceError
-
-Run = TypeVar("Run", bound=Callable[..., Any])
+from gfnet_fast.errors import DeviceError, shown
 
 # What a stage computes in; exits, the policy's last layer and its floor are float32 whatever it is.
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 
 
 class _Readers(TorchDispatchMode):
@@ -162,22 +160,6 @@ class Prepared(nn.Module):
         return self.encoder(images.contiguous(memory_format=self.layout))
 
 
-def compiled(run: Run) -> Run:
-    """`run` through torch.compile for the one shape that it will be called with, its weights frozen on a CPU.
-
-    Freezing keeps a second copy of the weights, packed. Call the result first under :func:`compiling`, in
-    the mode (no_grad or inference) that it will be called in.
-    """
-    frozen = not torch.cuda.is_available()
-    options: dict[str, Any] = {"freezing": True} if frozen else {"max_autotune_conv_backends": "ATEN"}
-    return cast(Run, torch.compile(run, dynamic=False, fullgraph=True, options=options))
-
-
-def compiling() -> Any:
-    """While the buckets compile: each is a new shape of one function, and none may fall back to eager."""
-    return torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=1 << 16)
-
-
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """TF32 off: float32 means float32. torch's default lets a GPU's convolutions round to 10 bits.
@@ -192,25 +174,23 @@ def exact_float32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = flags
 
 
-def check_dtype(dtype: torch.dtype, device: torch.device) -> None:
-    """Raise DeviceError where `device` does not compute in `dtype`."""
-    if dtype not in DTYPES:
-        raise DeviceError(f"dtype: expected one of {DTYPES}, got {dtype}")
+def lacks(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why torch does not compute networks in `dtype` on `device`; None where it does."""
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"expected float32, bfloat16 or float16, got {dtype}"
     if dtype == torch.float16 and device.type == "cpu":
-        raise DeviceError("dtype: expected float32 or bfloat16 on a CPU, got torch.float16")
+        return "expected float32 or bfloat16 on a CPU, got torch.float16"
     if dtype == torch.bfloat16 and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        raise DeviceError(
-            "dtype: expected a CPU with AVX-512 for torch.bfloat16, got one without; use torch.float32"
-        )
+        return "expected a CPU with AVX-512 for torch.bfloat16, got one without; use torch.float32"
+    return None
 
 
-def named_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """A type by its name, "auto" for float32, or itself; raises DeviceError as :func:`check_dtype`."""
+def named_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A type by its name, "auto" for float32, or itself; DeviceError where it is none of :data:`DTYPES`."""
     names = {"auto": torch.float32} | {str(known).removeprefix("torch."): known for known in DTYPES}
     found = names.get(dtype) if isinstance(dtype, str) else dtype
-    if found is None:
-        raise DeviceError(f"dtype: expected one of {', '.join(names)}, got {dtype!r}")
-    check_dtype(found, device)
+    if found not in DTYPES:
+        raise DeviceError(f"dtype: expected one of {', '.join(names)}, got {shown(dtype)}")
     return found
 
 

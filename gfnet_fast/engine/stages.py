@@ -11,7 +11,7 @@ can be run again: who leaves, what the arena keeps, the answers, the queue, the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gfnet_kernels as gk
@@ -22,7 +22,7 @@ from gfnet_fast._scheduler import Stage
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.engine.arena import Arena
 from gfnet_fast.engine.blocks import Admission, Block
-from gfnet_fast.engine.prepare import Prepared, compiled
+from gfnet_fast.engine.runtimes import Runtime
 from gfnet_fast.model.classifiers import CascadedClassifier, RecurrentClassifier
 from gfnet_fast.model.gfnet import GFNet
 
@@ -30,9 +30,10 @@ from gfnet_fast.model.gfnet import GFNet
 class RecurrentRows(nn.Module):
     """The recurrent classifier on rows at any steps. It keeps its hidden state; logits are float32."""
 
-    def __init__(self, classifier: RecurrentClassifier, dtype: torch.dtype) -> None:
+    def __init__(self, classifier: RecurrentClassifier) -> None:
         super().__init__()
-        self.gru = copy.deepcopy(classifier.gru).to(dtype)
+        self.gru: nn.Module = copy.deepcopy(classifier.gru)
+        self.inputs = (classifier.gru.input_size,), (classifier.gru.hidden_size,)
         self.fc = copy.deepcopy(classifier.fc).float()
         self.width = classifier.gru.hidden_size
 
@@ -115,7 +116,7 @@ class Look(nn.Module):
     It takes maps as :meth:`Stages.stored` flattens them.
     """
 
-    def __init__(self, model: GFNet, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    def __init__(self, model: GFNet, layout: torch.memory_format) -> None:
         super().__init__()
         policy, (channels, rows, columns) = model.policy, model.map_shape
         encoder: Any = copy.deepcopy(policy.state_encoder)
@@ -128,7 +129,10 @@ class Look(nn.Module):
             convolution, flatten, linear = encoder[0], 2, encoder[3]
             encoder[flatten] = Flattened()
             columns_last(linear, (convolution.out_channels, rows, columns))
-        self.state_encoder = encoder.to(dtype)
+        self.state_encoder = encoder
+        # Of the state encoder, without the batch.
+        shape = (torch.Size(model.map_shape).numel(),) if policy.flattens_first else tuple(model.map_shape)
+        self.inputs = (shape,)
         self.gru, self.actor = copy.deepcopy(policy.gru), copy.deepcopy(policy.actor)
 
     def forward(self, feature_map: Tensor, state: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +154,7 @@ class Stages:
     ----------
     encode_glance, encode_focus : ``[n, 3, P, P]`` -> ``(map [n, C, h, w], vector [n, F])``
     look, classify : the policy and the classifier
-    folded : batch norms folded in both encoders
+    kept : the type of crops, maps and memories
     settling : a launch has begun to write what it has found, and not ended: it cannot be run again
     """
 
@@ -160,8 +164,8 @@ class Stages:
         arena: Arena,
         rows: int,
         *,
+        runtime: Runtime,
         dtype: torch.dtype,
-        compile: bool,
         fixed: bool,
         queued: bool,
         layout: torch.memory_format | None,
@@ -170,21 +174,25 @@ class Stages:
         launch takes its rows from the queue, not from its block; `fixed`: as for :class:`CascadedRows`.
         """
         config = model.config
-        self.config, self.arena, self.dtype = config, arena, dtype
+        self.config, self.arena, self.kept = config, arena, runtime.kept(dtype)
         if arena.device.type == "cpu":
             rows = min(rows, 8)  # enough to tell, and seconds less than a large batch
         patch = config.patch_size, config.patch_size
-        glance = Prepared(model.global_encoder, patch, rows, dtype, layout)
-        focus = Prepared(model.local_encoder, patch, rows, dtype, glance.layout)
-        self.folded, self.layout = glance.folded + focus.folded, glance.layout
+        parts = parts_of(model, dtype)
+        glance = runtime.encoder(parts["global_encoder"], patch, rows, dtype, layout)
+        focus = runtime.encoder(parts["local_encoder"], patch, rows, dtype, glance.layout)
+        self.layout = glance.layout
         # A copy like all else here: the model may be trained on.
         self.head = copy.deepcopy(model.global_encoder).head if config.glance_head else None
-        self.classifier = classifier_rows(model, dtype, fixed)
-        wrap: Callable[[Any], Any] = compiled if compile else lambda module: module
-        self.encode_glance, self.encode_focus = wrap(glance), wrap(focus)
-        self.look = wrap(Look(model, dtype, self.layout).eval().requires_grad_(False))
-        self.queued, self.by_step = queued, isinstance(self.classifier, CascadedRows) and not fixed
-        self.classify = self.classifier if self.by_step else wrap(self.classifier)
+        classifier, look = classifier_rows(model, self.kept, fixed), Look(model, self.layout)
+        if isinstance(classifier, RecurrentRows):
+            classifier.gru = runtime.layer(classifier.gru, dtype, *classifier.inputs)
+        look.state_encoder = runtime.layer(look.state_encoder, dtype, *look.inputs)
+        self.classifier = classifier.eval().requires_grad_(False)
+        self.encode_glance, self.encode_focus = runtime.whole(glance), runtime.whole(focus)
+        self.look = runtime.whole(look.eval().requires_grad_(False))
+        self.queued, self.by_step = queued, isinstance(classifier, CascadedRows) and not fixed
+        self.classify = self.classifier if self.by_step else runtime.whole(self.classifier)
         self.settling = False
 
     def run(self, stage: Stage, bucket: int, block: Block) -> None:
@@ -232,7 +240,7 @@ class Stages:
         c, arena = self.config, self.arena
         self.admit(block, slots)
         mean, std = self._normalisation()
-        thumbnails = gk.glance(arena.table, slots, c.patch_size, c.glance_filter, mean, std, self.dtype)
+        thumbnails = gk.glance(arena.table, slots, c.patch_size, c.glance_filter, mean, std, self.kept)
         feature_map, feature = self.encode_glance(thumbnails)
         logits, memory = self.classifier.first(feature)
         if self.head is not None:
@@ -245,7 +253,7 @@ class Stages:
         mean, std = self._normalisation()
         seen, state, room, earlier = self.read(slots)
         origins, policy = self.look(seen, state, room)
-        patches = gk.crop(arena.table, slots, origins, c.patch_size, mean, std, self.dtype)
+        patches = gk.crop(arena.table, slots, origins, c.patch_size, mean, std, self.kept)
         feature_map, feature = self.encode_focus(patches)
         logits, memory = self.classify(feature, earlier, steps)
         self.keep(Stage.FOCUS, block, slots, steps, logits, feature_map, policy, memory, origins)
@@ -313,12 +321,14 @@ class Stages:
 
 
 def classifier_rows(model: GFNet, dtype: torch.dtype, fixed: bool) -> RecurrentRows | CascadedRows:
-    rows: RecurrentRows | CascadedRows
     if isinstance(model.classifier, RecurrentClassifier):
-        rows = RecurrentRows(model.classifier, dtype)
-    else:
-        rows = CascadedRows(model.classifier, model.config, model.feature_dim, dtype, fixed)
-    return rows.eval().requires_grad_(False)
+        return RecurrentRows(model.classifier)
+    return CascadedRows(model.classifier, model.config, model.feature_dim, dtype, fixed)
+
+
+def parts_of(model: GFNet, dtype: torch.dtype) -> dict[str, Any]:
+    """What a runtime takes of a model to compute in `dtype`, by name."""
+    return {"global_encoder": model.global_encoder, "local_encoder": model.local_encoder}
 
 
 def widths_of(model: GFNet) -> tuple[int, int, int]:

@@ -109,7 +109,7 @@ def _ladder(rows: Sequence[Row]) -> list[Bar]:
     rungs = [(text, row) for way, text in LADDER for row in rows if _rung(row, way)]
     seen = {id(row) for _, row in rungs}
     own = [row for row in rows if row["way"] == "engine" and row.get("default") and id(row) not in seen]
-    rungs += [("in {dtype}, {prepared}".format(**told(row, ("dtype", "prepared"))), row) for row in own]
+    rungs += [("in {dtype}, {runtime}".format(**told(row, ("dtype", "runtime"))), row) for row in own]
     rungs += [("static: the backbone on the full image", row) for row in rows if row["way"] == "static"]
     speeds = [float(row["images_per_second"]) for _, row in rungs]
     base = next((float(row["images_per_second"]) for _, row in rungs if row["way"] == "official"), None)
@@ -123,15 +123,15 @@ def _ladder(rows: Sequence[Row]) -> list[Bar]:
 
 
 def _rung(row: Row, way: str) -> bool:
-    """Whether a row is this rung: without a budget, or at the model's own, in float32, not compiled."""
-    simple = row.get("dtype") == "float32" and row.get("prepared") != "compiled"
+    """Whether a row is this rung: without a budget, or at the model's own, in float32, in torch."""
+    simple = row.get("dtype") == "float32" and row.get("runtime") in ("plain", "torch")
     return row["way"] == way and simple and bool(row.get("default") or not row.get("budget_macs"))
 
 
 def _name(row: Row) -> str:
     """What a curve or a point is called; what goes without saying is left out."""
-    way, prepared, dtype = told(row, ("way", "prepared", "dtype")).values()
-    return f"{way} ({', '.join(part for part in (prepared, dtype.replace('float32', '')) if part)})"
+    way, runtime, dtype = told(row, ("way", "runtime", "dtype")).values()
+    return f"{way} ({', '.join(part for part in (runtime, dtype.replace('float32', '')) if part)})"
 
 
 def _colour(row: Row) -> str:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from gfnet_fast.errors import InputError
 from gfnet_fast.files import open_regular
-from gfnet_fast.pictures import FORMATS, check_size, quiet
+from gfnet_fast.pictures import FORMATS, check_size
+from gfnet_fast.quiet import quiet
 
 SAMPLE = 200
 SIDE, LEAST_SIDE = 224, 96

@@ -89,7 +89,7 @@ def test_a_table_is_aligned(capsys, model, folder):  # noqa: F811
         (["predict", "x.png", "--model", "{model}", "--macs", "1"], 1, "needs a calibration"),
         (["predict", "x.png", "--model", "{model}", "--latency-ms", "1"], 1, "needs a calibration"),
         (["predict", "x.png", "--model", "{model}", "--dtype", "float8"], 1, "error: dtype: expected"),
-        (["predict", "x.png", "--model", "{model}", "--compile", "maybe"], 1, "error: compile: expected"),
+        (["predict", "x.png", "--model", "{model}", "--runtime", "maybe"], 1, "error: runtime: expected"),
         (["predict", "x.png", "--model", "{model}", "--deadline-ms", "-1"], 1, "error: deadline_ms:"),
         (["predict", "x.png", "--model", "{model}", "-o", "./x.png"], 2, "expected another file"),
         (["predict", "x.png", "--model", "{model}"], 3, " 1 failed"),

@@ -23,7 +23,7 @@ def encoded(tmp_path):
 
 def predict(capsys, monkeypatch, content, *sources):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
-    done = run(capsys, "predict", *sources, "-m", "digits", "-f", "jsonl", "-q", "--compile", "never")
+    done = run(capsys, "predict", *sources, "-m", "digits", "-f", "jsonl", "-q", "--runtime", "torch")
     return done, [json.loads(line) for line in done.out.splitlines()]
 
 

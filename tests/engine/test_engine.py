@@ -231,7 +231,7 @@ def test_compiled_stages_equal_the_trace():
     model = tiny_model()
     images = random_images(12, 80, 13)
     thresholds = random_thresholds(model, images, 13)
-    engine = Engine(model, buckets=(2, 4), compile=True)
+    engine = Engine(model, buckets=(2, 4), runtime="inductor")
     assert_as_trace(model, images, thresholds, engine.predict(images, thresholds))
 
 

@@ -238,7 +238,7 @@ def test_a_reset_that_is_interrupted_leaves_an_engine_that_asks_for_another(mode
 
 
 def test_a_second_interrupt_does_not_spoil_a_predictor(model):
-    images, predictor = random_images(4, 80), Predictor(model, "cpu", batch=4, compile="never")
+    images, predictor = random_images(4, 80), Predictor(model, "cpu", batch=4, runtime="torch")
     predictor.predict_batch(images)
     (engine,) = predictor._pool._engines
     with (

@@ -39,7 +39,7 @@ def test_a_controller_moves_a_predictor_on_a_stream(setting):
     names = {
         **setting,
         "stream": setting["stream"] * 2,
-        "predictor": gf.Predictor(setting["model"], device="cpu", compile="never"),
+        "predictor": gf.Predictor(setting["model"], device="cpu", runtime="torch"),
         "time": SimpleNamespace(perf_counter=lambda: next(clock)),
     }
     exec(example("Controller"), names)
@@ -53,7 +53,7 @@ def test_a_controller_moves_a_predictor_on_a_stream(setting):
 def test_an_audit_watches_a_predictor_on_a_stream(setting):
     model = setting["model"]
     for budget, alarmed in ((gf.Budget(max_steps=3), False), (gf.Budget(max_steps=1), True)):
-        predictor = gf.Predictor(model, device="cpu", compile="never", dtype="float32", budget=budget)
+        predictor = gf.Predictor(model, device="cpu", runtime="torch", dtype="float32", budget=budget)
         names = {**setting, "predictor": predictor, "stream": setting["stream"] * 4}
         if alarmed:
             with pytest.warns(AuditWarning):

@@ -1,0 +1,202 @@
+"""OpenVINO (https://docs.openvino.ai): networks on CPUs, int8 among them."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import importlib.util
+import sys
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gfnet_fast.engine.runtimes import PreparedEncoder, Runtime
+from gfnet_fast.forks import watch
+from gfnet_fast.model.quantised import Graph
+from gfnet_fast.quiet import quiet
+
+INSTALL = "pip install 'gfnet-fast[openvino]'"
+_TELEMETRY = "openvino_telemetry"
+
+
+class OpenVINO(Runtime):
+    """On CPUs; a network is traced and converted in seconds, and a bucket compiled in less than one.
+
+    What goes in and comes out is float32 whatever it computes in. It has threads of its own, as many as torch
+    has when a bucket is first used; they are not there in a process that forks, where it cannot be used.
+    """
+
+    name, trial = "openvino", 20.0
+
+    def __init__(self) -> None:
+        self._used = self._forked = False
+        watch(self)
+
+    def begin_fork(self) -> bool:
+        self._forked = self._forked or self._used
+        return False
+
+    def missing(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        if device.type != "cpu":
+            return f"expected a CPU, got {device.type}"
+        if importlib.util.find_spec("openvino") is None:
+            return f"expected OpenVINO, got none; {INSTALL}"
+        if self._forked:
+            return "expected the process that used it first, got one that forked from it"
+        try:
+            capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        except Exception as error:  # a damaged installation fails in whatever way it does
+            return f"expected an OpenVINO that works, got {type(error).__name__}: {error}"
+        wanted = {torch.float32: "FP32", torch.bfloat16: "BF16", torch.int8: "INT8"}.get(dtype)
+        if wanted not in capabilities:
+            return f"expected a CPU that it computes {_name(dtype)} on, got {', '.join(capabilities)}"
+        return None
+
+    def version(self) -> str:
+        return importlib.metadata.version("openvino")
+
+    def kept(self, dtype: torch.dtype) -> torch.dtype:
+        return torch.float32
+
+    def encoder(
+        self,
+        encoder: Any,
+        size: tuple[int, int],
+        rows: int,
+        dtype: torch.dtype,
+        layout: torch.memory_format | None,
+    ) -> PreparedEncoder:
+        self._used = True
+        return Network(encoder, [(2, 3, *size)], dtype)
+
+    def layer(self, layer: nn.Module, dtype: torch.dtype, *shapes: tuple[int, ...]) -> nn.Module:
+        self._used = True
+        return Network(layer, [(2, *shape) for shape in shapes], dtype)
+
+
+class Network(nn.Module):
+    """A network for any number of rows; the first call with a new one compiles it for that.
+
+    Images come in, and maps go out, in channels-last memory. What comes out is the memory that the next call
+    with as many rows writes to.
+    """
+
+    layout = torch.channels_last
+
+    def __init__(self, network: nn.Module | Graph, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> None:
+        """`shapes`: of the inputs, of two rows."""
+        super().__init__()
+        if isinstance(network, Graph):
+            self._kept: Any = network
+            weights = np.frombuffer(network.weights, np.uint8)
+            self._graph = _core().read_model(network.topology, imported().Tensor(weights))
+        else:
+            self._kept = copy.deepcopy(network).eval().requires_grad_(False)  # whose memory the graph shares
+            self._graph = converted(self._kept, [torch.zeros(shape) for shape in shapes])
+        self._shapes, self._dtype = shapes, dtype
+        self._requests: dict[int, tuple[Any, list[Tensor]]] = {}
+
+    def forward(self, *inputs: Tensor | None) -> Any:
+        """A tensor, or as many as the network gives; an input of None is zeros."""
+        rows = next(len(value) for value in inputs if value is not None)
+        request, outputs = self._requests.get(rows) or self._compile(rows)
+        held = []
+        for index, value in enumerate(inputs):
+            if value is None:
+                value = torch.zeros(rows, self._shapes[index][1])
+            held.append(_rows_of(value))
+            request.set_input_tensor(index, held[-1])
+        request.infer()
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def _compile(self, rows: int) -> tuple[Any, list[Tensor]]:
+        ov, graph = imported(), self._graph.clone()
+        graph.reshape({index: [rows, *shape[1:]] for index, shape in enumerate(self._shapes)})
+        graph = _channels_last(graph)
+        # The rest of an int8 network: what is not quantised.
+        half = "bf16" if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+        precision = "f32" if self._dtype == torch.float32 else half
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": precision,
+            "ENABLE_CPU_PINNING": False,
+        }
+        compiled = _core().compile_model(graph, "CPU", settings)
+        request = compiled.create_infer_request()
+        outputs = []
+        for index, port in enumerate(compiled.outputs):
+            output = torch.empty(list(port.shape), dtype=torch.float32)
+            request.set_output_tensor(index, ov.Tensor(output.numpy(), shared_memory=True))
+            outputs.append(output.permute(0, 3, 1, 2) if output.ndim == 4 else output)
+        self._requests[rows] = request, outputs
+        return self._requests[rows]
+
+    def __deepcopy__(self, memo: Any) -> Network:
+        raise TypeError("a network of OpenVINO's is made anew, not copied")
+
+
+def _rows_of(value: Tensor) -> Any:
+    """A tensor's memory as OpenVINO takes it, images channels-last."""
+    value = value.permute(0, 2, 3, 1) if value.ndim == 4 else value
+    return imported().Tensor(value.float().contiguous().numpy(), shared_memory=True)
+
+
+def converted(network: nn.Module, examples: list[Tensor]) -> Any:
+    """An ov.Model of a module on a CPU, for any number of rows; it shares the weights' memory.
+
+    OpenVINO's own `convert_model` traces a module twice and tells its maker about it.
+    """
+    imported()
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with quiet(), torch.no_grad():
+        traced = torch.jit.trace(network, tuple(examples), check_trace=False, strict=False)
+        decoder = TorchScriptPythonDecoder(traced, example_input=tuple(examples))
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        graph = frontend.convert(frontend.load(decoder))
+    graph.reshape({index: [-1, *example.shape[1:]] for index, example in enumerate(examples)})
+    return graph
+
+
+def _channels_last(graph: Any) -> Any:
+    """Images in, and maps out, as rows, columns, channels."""
+    ov = imported()
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(graph)
+    for ports, step in ((graph.inputs, steps.input), (graph.outputs, steps.output)):
+        for index in (i for i, port in enumerate(ports) if len(port.partial_shape) == 4):
+            step(index).tensor().set_layout(ov.Layout("NHWC"))
+            step(index).model().set_layout(ov.Layout("NCHW"))
+    return steps.build()
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
+    return imported().Core()
+
+
+def imported() -> Any:
+    """The module `openvino`, without what tells its maker that it was imported."""
+    if "openvino" not in sys.modules and _TELEMETRY not in sys.modules:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # importing it raises ImportError
+        try:
+            import openvino
+        finally:
+            del sys.modules[_TELEMETRY]
+    import openvino
+
+    return openvino
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+RUNTIME = OpenVINO()
