@@ -44,7 +44,7 @@ def main() -> None:
         return trace_steps(model, task.data(split, options.images, seed), rows)
 
     found, judged = traced("validation", 100), traced("test", 200)
-    identity = ModelIdentity.of(model.config)
+    identity = ModelIdentity.of(model)
     path = calibrate(identity, found.confidences, found.correct)
     real = evaluate_rows(judged.confidences, judged.correct, path.thresholds, identity.macs)
     assert path.mean_macs is not None

@@ -86,7 +86,10 @@ def early(seed: Seed, budget: float | None) -> tuple[Array, Array]:
     `budget` is of mean multiply-adds, in units of the glance's; None is the default.
     """
     said = seed.networks["gfnet-learned"]
-    found = calibrate(ModelIdentity.of(seed.config), *(x.numpy() for x in said.heldout), data_hash="")
+    c = seed.config
+    assert c.macs is not None
+    model = ModelIdentity(c.name, c.patch_size, c.steps, c.macs)
+    found = calibrate(model, *(x.numpy() for x in said.heldout), data_hash="")
     row = found.thresholds[found.default_row]
     if budget is not None:
         row = found.resolve(Budget(macs=budget * said.macs[0]))

@@ -10,6 +10,8 @@ import torch
 from gfnet_fast.checkpoints import native, official
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import CheckpointError, DeviceError, reason, shown
+from gfnet_fast.exits import ModelIdentity
+from gfnet_fast.exits.files import assigned
 from gfnet_fast.hub import fetch, nearest, source_of
 from gfnet_fast.model.gfnet import GFNet
 
@@ -36,6 +38,11 @@ def load(
     device : str or torch.device
         Where the weights go.
 
+    Warns
+    -----
+    BudgetWarning
+        The thresholds of a folder do not say which weights they belong to; they are taken for these weights'.
+
     Raises
     ------
     CheckpointError
@@ -43,7 +50,7 @@ def load(
         finite tensors that the configuration needs, or is beyond a limit (docs/internals/security.md); or
         what was named cannot be fetched.
     BudgetError
-        Its thresholds are no calibration, or that of another model.
+        Its thresholds are no calibration, or that of another model or other weights.
     DeviceError
         There is no such device.
     """
@@ -51,7 +58,17 @@ def load(
     place = obtain(path)
     if config is None and (source := source_of(path)) is not None:
         config = source.config
-    return _read(place, config).to(target).eval()
+    model = _read(place, config)
+    if model.calibration is not None and model.calibration.model.weights is None:
+        where = str(place / "thresholds.json")
+        model.calibration = assigned(model.calibration, ModelIdentity.of(model), where=where, stacklevel=3)
+    return model.to(target).eval()
+
+
+def load_uncalibrated(path: str | os.PathLike[str]) -> GFNet:
+    """:func:`load`, but of a folder without its thresholds, which may be those of other weights."""
+    place = obtain(path)
+    return native.read_uncalibrated(place).eval() if place.is_dir() else load(path)
 
 
 def obtain(model: str | os.PathLike[str]) -> Path:

@@ -3,7 +3,8 @@
 config.json holds ``{"schema_version": 1, "config": {...}, "labels": [...] or null}``. thresholds.json is
 a calibration (see :mod:`gfnet_fast.exits.files`), or a bare table of which no costs are known:
 ``{"schema_version": 1, "thresholds": [[...], ...], "default_row": i}``, rows of T exit thresholds,
-cheapest first, the last of each -1e8.
+cheapest first, the last of each -1e8. A calibration says by a digest which weights it belongs to; a bare
+table is taken for that of the weights beside it.
 
 model.safetensors holds the state dict. Floating-point tensors may be of any precision, each of its own;
 they are read as float32.
@@ -12,6 +13,7 @@ they are read as float32.
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,9 @@ from torch import Tensor
 from gfnet_fast.checkpoints.beginnings import what_else
 from gfnet_fast.checkpoints.tensors import assemble, build
 from gfnet_fast.config import GFNetConfig
-from gfnet_fast.errors import CheckpointError, reason, shown
-from gfnet_fast.exits import Calibration, ModelIdentity
-from gfnet_fast.exits.files import from_content, to_json
+from gfnet_fast.errors import BudgetError, CheckpointError, reason, shown
+from gfnet_fast.exits import BudgetWarning, Calibration, ModelIdentity
+from gfnet_fast.exits.files import check_owner, from_content, to_json
 from gfnet_fast.files import json_text, open_regular, parse_json, read_text, write_bytes, write_text
 from gfnet_fast.model.gfnet import GFNet
 
@@ -48,6 +50,11 @@ def save(model: GFNet, folder: str | os.PathLike[str], *, half: bool = False) ->
     """Write `model` as a native folder; each file appears whole or not at all.
 
     While it writes, the weights are three times in memory.
+
+    Thresholds whose calibration is that of other weights, as after more training, are left out, those that
+    were in the folder as well, and a BudgetWarning says so: the weights are written whatever has become of
+    their thresholds, and a model without any takes all steps. ``gfnet-fast calibrate`` finds new ones. A
+    table of one's own, ``model.thresholds``, is written where ``model.calibration`` is None.
 
     Parameters
     ----------
@@ -81,9 +88,10 @@ def save(model: GFNet, folder: str | os.PathLike[str], *, half: bool = False) ->
         else list(check_labels([*model.labels], model.config.classes) or ()),
     }
     texts = {"config.json": json_text(head)}
-    if model.calibration is not None and model.calibration.mean_macs is not None:
+    kept = keeps_thresholds(model, stacklevel=4)
+    if kept and model.calibration is not None and model.calibration.mean_macs is not None:
         texts["thresholds.json"] = to_json(model.calibration)
-    elif model.thresholds is not None:
+    elif kept and model.thresholds is not None:
         table = {
             "schema_version": SCHEMA_VERSION,
             "default_row": model.default_row,
@@ -98,6 +106,17 @@ def save(model: GFNet, folder: str | os.PathLike[str], *, half: bool = False) ->
         (folder / "thresholds.json").unlink(missing_ok=True)
 
 
+def keeps_thresholds(model: GFNet, *, stacklevel: int) -> bool:
+    """Whether a model's thresholds may be written with its weights; a BudgetWarning where they may not."""
+    if model.calibration is not None:
+        try:
+            model.calibration.check_model(ModelIdentity.of(model))
+        except BudgetError as error:
+            warnings.warn(f"thresholds are left out: {error}", BudgetWarning, stacklevel)
+            return False
+    return True
+
+
 def _halved(name: str, values: Tensor) -> Tensor:
     """float32 `values` in float16, or as they are where they would change too much."""
     halved = values.half()
@@ -109,7 +128,18 @@ def _halved(name: str, values: Tensor) -> Tensor:
 
 
 def read(folder: Path, config: GFNetConfig | None = None) -> GFNet:
-    """The model that :func:`save` wrote; CheckpointError where the folder is not one."""
+    """The model that :func:`save` wrote; CheckpointError where the folder is not one.
+
+    BudgetError where its thresholds are no calibration, or that of other weights.
+    """
+    model = read_uncalibrated(folder, config)
+    if os.path.lexists(folder / "thresholds.json"):
+        _read_thresholds(model, folder / "thresholds.json")
+    return model
+
+
+def read_uncalibrated(folder: Path, config: GFNetConfig | None = None) -> GFNet:
+    """:func:`read` without the thresholds, of which nothing is read."""
     head = _read_json(folder / "config.json")
     values = _expect(head, "config", dict, folder / "config.json")
     try:
@@ -122,8 +152,6 @@ def read(folder: Path, config: GFNetConfig | None = None) -> GFNet:
     weights = folder / "model.safetensors"
     model = assemble(weights, own, build(folder / "config.json", own), read_weights(weights))
     model.labels = labels
-    if os.path.lexists(folder / "thresholds.json"):
-        _read_thresholds(model, folder / "thresholds.json")
     return model
 
 
@@ -166,7 +194,7 @@ def check_labels(values: Any, classes: int) -> tuple[str, ...] | None:
 
 def _read_thresholds(model: GFNet, path: Path) -> None:
     table = _read_json(path)
-    identity = ModelIdentity.of(model.config)
+    identity = ModelIdentity.of(model)
     if set(table) <= {"schema_version", "thresholds", "default_row"}:
         model.thresholds = check_table(path, _expect(table, "thresholds", list, path), model.config.steps)
         row = table.get("default_row", 0)
@@ -177,7 +205,7 @@ def _read_thresholds(model: GFNet, path: Path) -> None:
         model.calibration = Calibration.from_table(identity, model.thresholds.numpy())
     else:
         calibration = from_content(table, identity, where=str(path))
-        calibration.check_model(identity)
+        check_owner(calibration, identity, where=str(path))
         model.calibration = calibration
         model.thresholds = torch.from_numpy(calibration.thresholds.copy())
         model.default_row = calibration.default_row

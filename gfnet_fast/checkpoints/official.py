@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gfnet_fast.checkpoints import imagenet
-from gfnet_fast.checkpoints.native import check_labels, check_table
+from gfnet_fast.checkpoints.native import check_labels, check_table, keeps_thresholds
 from gfnet_fast.checkpoints.pickled import unpickle
 from gfnet_fast.checkpoints.tensors import assemble, build, differences, require
 from gfnet_fast.config import MAX_PATCH, RELEASED, GFNetConfig, released
@@ -116,7 +116,7 @@ def read(path: Path, config: GFNetConfig | None = None) -> GFNet:
     if "dynamic_threshold" in content:
         model.thresholds = check_table(path, content["dynamic_threshold"], config.steps)
         curve = _stored_curve(content.get("budgeted_batch_classification"), len(model.thresholds))
-        identity, table = ModelIdentity.of(model.config), model.thresholds.numpy()
+        identity, table = ModelIdentity.of(model), model.thresholds.numpy()
         try:
             model.calibration = Calibration.from_table(identity, table, *(curve or ()))
         except BudgetError as error:
@@ -250,6 +250,9 @@ def check_official(config: GFNetConfig) -> None:
 def official_checkpoint(model: GFNet, form: str = "released") -> dict[str, Any]:
     """`model` as an official checkpoint, for `torch.save`; `form` is "released" or "training".
 
+    Thresholds whose calibration is that of other weights are left out of the released form, and a
+    BudgetWarning says so.
+
     Raises CheckpointError for another form, and as :func:`check_official`.
     """
     if form not in ("released", "training"):
@@ -281,6 +284,6 @@ def official_checkpoint(model: GFNet, form: str = "released") -> dict[str, Any]:
         **parts,
         "labels": labels,
     }
-    if model.thresholds is not None:
+    if model.thresholds is not None and keeps_thresholds(model, stacklevel=3):
         content["dynamic_threshold"] = model.thresholds.clone()
     return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,13 +12,13 @@ import typer
 from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, MODEL_HELP, Quiet, app, complete_model, finite
 from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
 from gfnet_fast.cli.output import check_new
-from gfnet_fast.errors import InputError
+from gfnet_fast.errors import BudgetError, InputError
 from gfnet_fast.hub import comes_along, locate, source_of
 from gfnet_fast.text import plain, say, silent
 
 if TYPE_CHECKING:
     from gfnet_fast.evaluation import MeasuredCosts, Steps
-    from gfnet_fast.exits import Calibration
+    from gfnet_fast.exits import Calibration, CostTable, ModelIdentity
 
 DATA_HELP = "Folder of class folders of images; 'digits' composes canvases of digits held out from training."
 PART_HELP = (
@@ -84,7 +85,8 @@ def calibrate(
     console = results_console()
     import torch
 
-    from gfnet_fast.checkpoints import load, save
+    from gfnet_fast.checkpoints import save
+    from gfnet_fast.checkpoints.files import load_uncalibrated
     from gfnet_fast.data.labelled import open_labelled
     from gfnet_fast.data.split import carry_split
     from gfnet_fast.evaluation import BATCHES, chunks, measure_costs, run_length, shuffled, trace_steps
@@ -92,7 +94,8 @@ def calibrate(
     from gfnet_fast.exits import calibrate as search
     from gfnet_fast.predictor import Predictor
 
-    network = load(model)
+    network = load_uncalibrated(model)
+    identity = ModelIdentity.of(network)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "batch": batch}
     predictor = Predictor(network, runtime=runtime, **options)
     which: dict[str, Any] = {"source": locate(model), "part": part.value, "tell": silent if quiet else say}
@@ -105,15 +108,15 @@ def calibrate(
         found = trace_steps(predictor.model, labelled, searched, done)
         judged = trace_steps(predictor.model, labelled, kept, done) if kept else None
     calibration = search(
-        ModelIdentity.of(network.config),
+        identity,
         found.confidences,
         found.correct,
         method=method.value,
         data_hash=found.data_hash,
         seed=seed,
     )
-    if network.calibration is not None and network.calibration.cost is not None:
-        calibration = calibration.with_cost(network.calibration.cost)
+    if (known := _known_costs(locate(model), identity)) is not None:
+        calibration = calibration.with_cost(known)
     costs = None
     if time:
         wanted = time_images or BATCHES * predictor.batch
@@ -147,6 +150,16 @@ def _target(model: str, data: str, output: Path | None) -> Path:
             f"{model}: expected a model folder to write thresholds into, got {what}; use --output"
         )
     return Path(model) / "thresholds.json"
+
+
+def _known_costs(place: Path, identity: ModelIdentity) -> CostTable | None:
+    """The costs in the thresholds of a model's folder, which stay right whatever its weights have become."""
+    from gfnet_fast.exits import load_calibration
+
+    try:
+        return load_calibration(place / "thresholds.json", replace(identity, weights=None)).cost
+    except BudgetError:  # there are none, or they are of another model
+        return None
 
 
 def _print(

@@ -46,6 +46,7 @@ FEW_IMAGES = 2_000
 """Of fewer held-out images half a percent point of accuracy is mostly chance."""
 
 MEASURE = "use `gfnet-fast calibrate --time`"
+CALIBRATE = "calibrate anew with `gfnet-fast calibrate`"
 
 Array = NDArray[np.float64]
 
@@ -223,12 +224,19 @@ class Calibration:
         return replace(self, cost=cost)
 
     def check_model(self, model: ModelIdentity) -> None:
-        """Raise BudgetError unless this is the calibration of `model`; its weights are not compared."""
-        for name in ("name", "patch_size", "steps", "macs"):
+        """Raise BudgetError unless this is the calibration of `model`.
+
+        Weights are compared where both digests are known.
+        """
+        for name in ("name", "patch_size", "steps", "macs", "precision"):
             mine, other = getattr(self.model, name), getattr(model, name)
             if mine != other:
                 got = f"{shown(other)}, got one for {shown(mine)}"
-                raise BudgetError(f"calibration: expected one for {name} {got}")
+                raise BudgetError(f"calibration: expected one for {name} {got}; {CALIBRATE}")
+        mine, other = self.model.weights, model.weights
+        if mine is not None and other is not None and mine != other:
+            got = f"{other[:8]}.., got one for {mine[:8]}.."
+            raise BudgetError(f"calibration: expected one for the weights {got}; {CALIBRATE}")
 
     def costs(
         self, target: str = "macs", *, device: str | None = None, max_steps: int | None = None

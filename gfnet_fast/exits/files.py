@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import os
+import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gfnet_fast.errors import BudgetError, reason, shown
-from gfnet_fast.exits.calibration import Calibration
+from gfnet_fast.exits.calibration import CALIBRATE, Calibration
 from gfnet_fast.exits.identity import CostTable, ModelIdentity
-from gfnet_fast.exits.rule import as_numbers
+from gfnet_fast.exits.rule import BudgetWarning, as_numbers
 from gfnet_fast.files import parse_json, read_text, write_text
 
 SCHEMA_VERSION = 1
@@ -32,6 +34,7 @@ def to_json(calibration: Calibration) -> str:
         "model": {
             "name": c.model.name, "patch_size": c.model.patch_size,
             "steps": c.model.steps, "macs": list(c.model.macs),
+            "weights": c.model.weights, "precision": c.model.precision,
         },
         "data": {"hash": c.data_hash, "count": c.count},
         "source": c.source,
@@ -88,8 +91,11 @@ def save_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> 
 def load_calibration(path: str | os.PathLike[str], model: ModelIdentity | None = None) -> Calibration:
     """Read a calibration, of `model` where it is given.
 
+    A file that does not say which weights it belongs to is taken for that of `model`, and a BudgetWarning
+    says so.
+
     Raises BudgetError on a file that is not there or not readable, on everything that :func:`from_json`
-    refuses, and on the calibration of another model.
+    refuses, and on the calibration of another model or other weights.
     """
     try:
         text = read_text(path)
@@ -98,8 +104,28 @@ def load_calibration(path: str | os.PathLike[str], model: ModelIdentity | None =
             f"{path}: no calibration can be read ({reason(error)}); make one with `gfnet-fast calibrate`"
         ) from None
     calibration = from_json(text, model, where=str(path))
-    if model is not None:
+    return calibration if model is None else assigned(calibration, model, where=str(path), stacklevel=3)
+
+
+def check_owner(calibration: Calibration, model: ModelIdentity, *, where: str) -> None:
+    """:meth:`Calibration.check_model`, its error beginning with `where`."""
+    try:
         calibration.check_model(model)
+    except BudgetError as error:
+        raise BudgetError(f"{where}: {error}") from None
+
+
+def assigned(calibration: Calibration, model: ModelIdentity, *, where: str, stacklevel: int) -> Calibration:
+    """A calibration as that of `model`; a BudgetWarning where it does not say of which weights it is.
+
+    Raises BudgetError, beginning with `where`, on the calibration of another model or other weights.
+    """
+    check_owner(calibration, model, where=where)
+    if calibration.model.weights is None and model.weights is not None:
+        expected = "expected the digest of the weights it belongs to, got none; it is taken for that of these"
+        remedy = f"{CALIBRATE} if they were trained since, or else save the model once more"
+        warnings.warn(f"{where}: {expected}: {remedy}", BudgetWarning, stacklevel)
+        return replace(calibration, model=model)
     return calibration
 
 

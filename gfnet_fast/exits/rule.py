@@ -20,7 +20,10 @@ ALWAYS = -1e8
 
 
 class BudgetWarning(UserWarning):
-    """A budget is met less exactly than was asked for, or an audit or a controller has news."""
+    """A budget is met less exactly than was asked for, or an audit or a controller has news.
+
+    Also where thresholds do not say which weights they belong to, or belong to others and are left out.
+    """
 
 
 Floats = NDArray[np.float32]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gfnet_fast.config import GFNetConfig
-from gfnet_fast.errors import CheckpointError, reason
+from gfnet_fast.errors import BudgetError, CheckpointError, reason
 from gfnet_fast.files import DRAFT, MAX_JSON, read_text, sha256_of, write_text
 from gfnet_fast.hub.sources import FILES, Download, Repository, locate, source_of
 
@@ -27,8 +27,8 @@ def fetch(model: str | os.PathLike[str], check: Check) -> Path:
     ----------
     model : path or str
     check : callable
-        ``check(path, config)`` raises CheckpointError unless what has come is a model, of that
-        configuration where there is one. Called before it has its place.
+        ``check(path, config)`` raises CheckpointError, or BudgetError for its thresholds, unless what has
+        come is a model, of that configuration where there is one. Called before it has its place.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def _fetch(source: Download, check: Check) -> None:
     try:
         check(draft, source.config)
         _compare(source, draft)
-    except CheckpointError as error:
+    except (CheckpointError, BudgetError) as error:
         _remove(draft)
         said = str(error).replace(str(draft), source.address)
         said = said if said.startswith(source.name) else f"{source.name}: {said}"

@@ -14,6 +14,7 @@ from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import CheckpointError, InputError, reason
 from gfnet_fast.model.backbones import build_encoder
 from gfnet_fast.model.classifiers import build_classifier
+from gfnet_fast.model.digest import weights_digest
 from gfnet_fast.model.macs import count_macs, shadow
 from gfnet_fast.model.policy import Policy
 
@@ -143,6 +144,14 @@ class GFNet(nn.Module):
         row[-1] = ALWAYS
         return row
 
+    def weights_digest(self) -> str:
+        """What a calibration knows these weights by: 32 hexadecimal digits.
+
+        Of all floating-point tensors but the critic's, rounded to float16; see
+        :func:`~gfnet_fast.model.digest.weights_digest`.
+        """
+        return weights_digest(self)
+
     def thumbnail(self, images: Tensor) -> Tensor:
         """The glance's input: normalised ``[B, 3, H, W]`` -> ``[B, 3, P, P]``, corners aligned."""
         size, mode = [self.config.patch_size] * 2, self.config.glance_filter
@@ -231,6 +240,9 @@ class GFNet(nn.Module):
 
         With `half` most weights are stored in float16, half as large; they are read as float32 again. What
         float16 cannot hold well stays in float32; CheckpointError where it cannot hold it at all.
+
+        Thresholds that were found with other weights, before more training, say, are left out, and a
+        BudgetWarning says so.
         """
         from gfnet_fast.checkpoints.native import save  # the one import upwards: the name that users expect
 

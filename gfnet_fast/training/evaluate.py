@@ -133,7 +133,7 @@ def step_scores(
 
 def find_exits(model: GFNet, heldout: Scores, data_hash: str) -> None:
     """Give `model` its thresholds and their calibration, found on held-out images."""
-    identity = ModelIdentity.of(model.config)
+    identity = ModelIdentity.of(model)
     found = calibrate(identity, heldout.confidence.numpy(), heldout.right.numpy(), data_hash=data_hash)
     model.calibration = found
     model.thresholds = torch.from_numpy(found.thresholds.copy())

@@ -25,7 +25,7 @@ def model():
     model = tiny_model()
     trace = model.trace(model.normalise(random_images(300, 80, seed=4)))
     confidence, label = trace.logits.softmax(-1).max(-1)
-    model.calibration = calibrate(ModelIdentity.of(model.config), confidence, label == torch.arange(300) % 7)
+    model.calibration = calibrate(ModelIdentity.of(model), confidence, label == torch.arange(300) % 7)
     model.thresholds = torch.from_numpy(model.calibration.thresholds.copy())
     model.default_row = model.calibration.default_row
     return model

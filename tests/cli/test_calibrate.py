@@ -50,7 +50,7 @@ def test_thresholds_are_those_of_the_search_on_these_images(capsys, model, folde
     images = torch.cat([data.images([row]) for row in rows])
     labels = data.labels[rows]
     confidence, label = network.trace(network.normalise(images)).logits.softmax(-1).max(-1)
-    mine = calibrate(ModelIdentity.of(network.config), confidence, label == labels, seed=3)
+    mine = calibrate(ModelIdentity.of(network), confidence, label == labels, seed=3)
     made = network.calibration
     np.testing.assert_allclose(made.thresholds, mine.thresholds, atol=1e-5)
     assert (made.count, made.source, made.notes) == (208, "joint", mine.notes)

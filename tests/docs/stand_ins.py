@@ -49,7 +49,7 @@ def _native() -> GFNet:
     model.config = model.config.replace(macs=[400_000_000 * step for step in range(1, 6)])
     model.labels = LABELS
     drawn = torch.rand(2, model.config.steps, 150, generator=torch.Generator().manual_seed(0))
-    found = calibrate(ModelIdentity.of(model.config), drawn[0], drawn[1] < drawn[0])
+    found = calibrate(ModelIdentity.of(model), drawn[0], drawn[1] < drawn[0])
     model.calibration = found.with_cost(CostTable(device_name("cpu"), (1.0, 1.9, 2.8, 3.7, 4.6)))
     return model
 

@@ -29,7 +29,7 @@ def setting():
     images = random_images(150, 80)
     probabilities = model.trace(model.normalise(images)).logits.softmax(-1)
     model.calibration = calibrate(
-        ModelIdentity.of(model.config), probabilities.amax(-1), probabilities.argmax(-1) == 0
+        ModelIdentity.of(model), probabilities.amax(-1), probabilities.argmax(-1) == 0
     ).with_cost(CostTable(device_name("cpu"), (1.0, 2.0, 3.0)))
     return {"gf": gf, "torch": torch, "model": model, "stream": list(images.split(50))}
 

@@ -78,7 +78,7 @@ def test_thresholds_are_those_of_heldout_images(trained, data):
     images = torch.stack([read(part.path(row)) for row in range(len(part))])
     confidence, label = model.trace(model.normalise(images)).logits.softmax(-1).max(-1)
     right = label == torch.from_numpy(part.labels)
-    identity = ModelIdentity.of(model.config)
+    identity = ModelIdentity.of(model)
     expected = calibrate(identity, confidence.numpy(), right.numpy())
     torch.testing.assert_close(model.thresholds, torch.from_numpy(expected.thresholds), rtol=1e-4, atol=1e-4)
     assert model.calibration.data_hash == part.digest
