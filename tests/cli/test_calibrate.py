@@ -15,11 +15,13 @@ from gfnet_fast.evaluation import BATCHES, in_step, measure_costs, shuffled, tra
 from gfnet_fast.exits import (
     Budget,
     BudgetWarning,
+    CostTable,
     ModelIdentity,
     calibrate,
     device_name,
     exit_steps,
     load_calibration,
+    save_calibration,
 )
 from tests.conftest import random_images, tiny_model
 
@@ -101,6 +103,26 @@ def test_measured_costs_make_budgets_in_time(capsys, model, folder):
     assert "ms realised" in done.out
     run(capsys, "calibrate", model, "--data", folder, "--images", 40)
     assert load_calibration(model / "thresholds.json").cost == cost
+
+
+def test_after_more_training_a_folder_is_calibrated_anew_and_keeps_its_measured_costs(capsys, model, folder):
+    network = gf.load(model)
+    levels = torch.rand(2, network.config.steps, 50, generator=torch.Generator().manual_seed(0))
+    found = calibrate(ModelIdentity.of(network), levels[0], levels[1] < levels[0])
+    cost = CostTable("cpu: test", (1.0, 2.0, 3.0, 4.0))
+    with torch.no_grad():
+        network.classifier.fc.bias.add_(1)
+    network.save_pretrained(model)
+    save_calibration(found.with_cost(cost), model / "thresholds.json")
+    shown = run(capsys, "info", model)
+    assert (shown.status, "calibrate anew with `gfnet-fast calibrate`" in shown.err) == (1, True)
+    done = run(capsys, "calibrate", model, "--data", folder, "--images", 40)
+    assert (done.status, done.err.count("expected")) == (0, 0), done.err
+    made = gf.load(model).calibration
+    assert (made.model, made.cost, made.count) == (ModelIdentity.of(network), cost, 40)
+    (model / "thresholds.json").write_text("no calibration")
+    done = run(capsys, "calibrate", model, "--data", folder, "--images", 40)
+    assert (done.status, gf.load(model).calibration.cost) == (0, None), done.err
 
 
 class Clockwork:

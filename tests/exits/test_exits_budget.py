@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -280,6 +282,14 @@ def test_another_model_or_number_of_steps_is_refused(calibration):
         other = ModelIdentity(**{**vars(MODEL), **change})
         with pytest.raises(BudgetError, match=next(iter(change))):
             calibration.check_model(other)
+    named = ModelIdentity(**{**vars(MODEL), "weights": "ab" * 16})
+    for known, other in ((calibration, named), (replace(calibration, model=named), MODEL)):
+        known.check_model(other)  # one of the two digests is not known
+    message = "weights cdcdcdcd.., got one for abababab..; calibrate anew with `gfnet-fast calibrate`"
+    with pytest.raises(BudgetError, match=re.escape(message)):
+        replace(calibration, model=named).check_model(replace(named, weights="cd" * 16))
+    with pytest.raises(BudgetError, match=r"precision 'int8', got one for 'float32'; calibrate anew"):
+        calibration.check_model(replace(MODEL, precision="int8"))
     with pytest.raises(BudgetError, match="expected one for 3 steps, got one for 5"):
         resolve(Budget(macs=1e9), 3, calibration)
 
@@ -328,6 +338,11 @@ def test_an_official_table_comes_back_from_its_file():
         (lambda c: c["cost"].update(milliseconds=[1, 2]), "cost table"),
         (lambda c: c["cost"].update(milliseconds=[5, 4, 3, 2, 1]), "increasing"),
         (lambda c: c["model"].update(steps=4), "expected 4"),
+        (
+            lambda c: c["model"].update(weights="xy"),
+            "weights: expected 32 hexadecimal digits, or none, got 'xy'",
+        ),
+        (lambda c: c["model"].update(precision=None), "precision: expected 'float32' or 'int8', got None"),
         (lambda c: c.update(sample="!"), "not a calibration"),
     ],
 )

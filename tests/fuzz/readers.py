@@ -195,7 +195,7 @@ def official_file(folder: Path) -> Reader:
 def calibration() -> Calibration:
     rng = np.random.default_rng(0)
     confidences = np.sort(rng.random((3, 200)).astype(np.float32), axis=0)
-    identity = ModelIdentity("m", 32, 3, (1, 2, 4))
+    identity = ModelIdentity("m", 32, 3, (1, 2, 4), weights="0123456789abcdef" * 2)
     rows = np.array([[0.3, 0.4, -1e8], [0.6, 0.7, -1e8]])
     return Calibration.from_confidences(identity, rows, confidences, confidences > 0.5)
 

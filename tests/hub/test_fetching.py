@@ -15,6 +15,7 @@ import torch
 
 import gfnet_fast as gf
 from gfnet_fast.checkpoints import files
+from gfnet_fast.exits import ModelIdentity, calibrate
 from gfnet_fast.hub import download, fetching, locate, sources
 from tests.conftest import tiny_model
 from tests.hub.conftest import NAME, saved
@@ -264,6 +265,25 @@ def test_a_folder_that_lacks_a_file_or_is_another_s(server, cache, folder):
     server.put("/m/model.safetensors", (folder / "model.safetensors").read_bytes())
     server.put("/m/config.json", b'{"architectures": ["another"]}')
     with pytest.raises(gf.CheckpointError, match=r"/m/config.json: expected schema_version 1, got None; get"):
+        gf.load(server.url("/m"))
+    assert left(cache) == ["addresses"]
+
+
+def test_a_folder_whose_thresholds_are_of_other_weights(server, cache, folder, tmp_path):
+    other = tiny_model(classes=3, seed=1)
+    steps = torch.rand(2, 4, 50, generator=torch.Generator().manual_seed(0))
+    other.calibration = calibrate(ModelIdentity.of(other), steps[0], steps[1] < steps[0])
+    other.save_pretrained(tmp_path)
+    for name, source in (
+        ("config.json", folder),
+        ("model.safetensors", folder),
+        ("thresholds.json", tmp_path),
+    ):
+        server.put(f"/m/{name}", (source / name).read_bytes())
+    with pytest.raises(
+        gf.CheckpointError,
+        match=r"/m/thresholds.json: calibration: expected one for the weights .*; get config",
+    ):
         gf.load(server.url("/m"))
     assert left(cache) == ["addresses"]
 

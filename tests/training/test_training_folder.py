@@ -305,7 +305,10 @@ def test_the_average_of_the_weights(data, tmp_path, monkeypatch):
 def test_a_model_to_begin_with(data, trained, tmp_path):
     job = replace(make_job(data, tmp_path / "run", epochs=(0, 0, 1, 0)), init=trained[0])
     train_folder(job, manner=QUIET)
-    before, after = load(trained[0]).state_dict(), weights(tmp_path / "run")
+    first, second = load(trained[0]), load(tmp_path / "run")
+    assert first.calibration.model.weights == first.weights_digest() != second.weights_digest()
+    assert second.calibration.model == ModelIdentity.of(second)
+    before, after = first.state_dict(), weights(tmp_path / "run")
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"policy"}
 
