@@ -1,0 +1,1 @@
+"""Post-training quantisation: a model's networks in int8, made with NNCF, run by OpenVINO."""
