@@ -1,8 +1,8 @@
 # Each target sets up what it needs from a fresh clone: a virtual environment in .venv, the package in
-# editable mode and the compiled scheduler. It takes Python >= 3.10, a C++20 compiler and make.
+# editable mode and its two compiled modules. It takes Python >= 3.10, a C++20 compiler and make.
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
-BUILD_FILES = pyproject.toml setup.py constraints.txt $(shell find csrc CMakeLists.txt -type f)
+BUILD_FILES = pyproject.toml setup.py constraints.txt $(shell find csrc kernels/csrc CMakeLists.txt -type f)
 
 .PHONY: demo test docs fuzz bench lint sanitizers dist clean
 

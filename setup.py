@@ -1,4 +1,4 @@
-"""The compiled scheduler; everything else about the package is in pyproject.toml."""
+"""The compiled scheduler and kernels; everything else about the package is in pyproject.toml."""
 
 import os
 import shutil
@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parent
 
 
 class CMakeBuild(build_ext):
-    """Builds the extension with CMake, and with Ninja where there is one."""
+    """Builds the extensions with CMake, and with Ninja where there is one."""
 
     def build_extension(self, ext: Extension) -> None:
+        module = ext.name.rpartition(".")[2]
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = Path(self.build_temp).resolve() / ext.name
         configure = [
@@ -39,10 +40,10 @@ class CMakeBuild(build_ext):
         subprocess.run(configure, check=True)
         jobs = ["--parallel", str(self.parallel)] if self.parallel else []
         subprocess.run(
-            ["cmake", "--build", str(build), "--config", "Release", "--target", "_scheduler", *jobs],
+            ["cmake", "--build", str(build), "--config", "Release", "--target", module, *jobs],
             check=True,
         )
-        subprocess.run(["cmake", "--install", str(build), "--component", "python"], check=True)
+        subprocess.run(["cmake", "--install", str(build), "--component", module], check=True)
 
 
 class Editable(editable_wheel):
@@ -53,6 +54,6 @@ class Editable(editable_wheel):
 
 
 setup(
-    ext_modules=[Extension("gfnet_fast._scheduler", sources=[])],
+    ext_modules=[Extension(name, sources=[]) for name in ("gfnet_fast._scheduler", "gfnet_kernels._cpu")],
     cmdclass={"build_ext": CMakeBuild, "editable_wheel": Editable},
 )

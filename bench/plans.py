@@ -22,14 +22,13 @@ FRESH = expected.START + expected.CONTEXT
 def parts_of(out: Path, dry: bool) -> dict[str, Part]:
     """Every part by its name, for a GPU or for a rehearsal without one.
 
-    A rehearsal has :data:`PATIENCE`, and leaves the extension of this environment as it is.
+    A rehearsal has :data:`PATIENCE`, and leaves the compiled modules of this environment as they are.
     """
     device = ["--device", "cpu" if dry else "cuda"]
     tiny = ["--tiny"] if dry else []
-    target = out / "build" if dry else ROOT / "gfnet_fast"
-    build = Command(
-        "cmake", by_cmake(out / "build" if dry else ROOT / "build" / "gpu-scheduler", target), expected.BUILD
-    )
+    folders = [out / "build"] * 2 if dry else [ROOT / "gfnet_fast", ROOT / "kernels" / "gfnet_kernels"]
+    place = out / "build" if dry else ROOT / "build" / "gpu-modules"
+    build = Command("cmake", by_cmake(place, *folders), expected.BUILD)
 
     def bench(script: str, *more: str) -> list[str]:
         return [sys.executable, str(ROOT / "bench" / f"{script}.py"), *more, *device]
@@ -98,12 +97,13 @@ def sanitizer() -> str:
     return "compute-sanitizer"
 
 
-def by_cmake(build: Path, target: Path) -> list[str]:
-    """Configure, build and install the extension into `target`."""
+def by_cmake(build: Path, scheduler: Path, kernels: Path) -> list[str]:
+    """Configure and build the compiled modules, and install them into the folders of their packages."""
     steps = f"""
         cmake -S '{ROOT}' -B '{build}' -DGFNET_PYTHON=ON -DCMAKE_BUILD_TYPE=Release \\
-            -DCMAKE_INSTALL_PREFIX='{target}' -DPython_EXECUTABLE='{sys.executable}' \\
+            -DPython_EXECUTABLE='{sys.executable}' \\
             -Dpybind11_DIR="$('{sys.executable}' -m pybind11 --cmakedir)" &&
-        cmake --build '{build}' --target _scheduler --parallel &&
-        cmake --install '{build}' --component python"""
+        cmake --build '{build}' --target _scheduler _cpu --parallel &&
+        cmake --install '{build}' --prefix '{scheduler}' --component _scheduler &&
+        cmake --install '{build}' --prefix '{kernels}' --component _cpu"""
     return ["bash", "-c", steps]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
+from gfnet_kernels import _cpu
 from gfnet_kernels._library import expect, expect_pixels, expect_slots, expect_tensor, output, register
 from gfnet_kernels.images import (
     TRITON_DTYPES,
@@ -25,7 +26,7 @@ from gfnet_kernels.images import (
     open_image,
     open_images,
 )
-from gfnet_kernels.pixels import Rows, batches, flatten, live_rows, normalise_lines, scratch, store, windows
+from gfnet_kernels.pixels import expect_aligned, places_of
 from torch import Tensor
 
 ROWS, COLUMNS, WARPS = 16, 128, 4
@@ -93,33 +94,10 @@ def _crop_cpu(
     images: Tensor, slots: Tensor, origins: Tensor, out: Tensor, mean: Sequence[float], std: Sequence[float],
     table: torch.dtype | None,
 ) -> None:  # fmt: skip
-    _crop_values(images, slots, origins, out, mean, std, table)
-    size, to = out.shape[2], out.permute(0, 2, 3, 1)
-
-    def write(pixels: Tensor, written: Rows) -> None:
-        direct = out.dtype == torch.float32 and isinstance(written, slice)
-        values = to[written] if direct else scratch(len(pixels), size, size, 3)
-        values.copy_(pixels.permute(0, 2, 3, 1))
-        normalise_lines(values, pixels.dtype == torch.uint8, mean, std)
-        if not direct:
-            store(to, written, values)
-
-    rows, slots = live_rows(slots, out)
-    if rows is not None:
-        origins = origins.index_select(0, rows)
-    if len(slots) == 1 and table is None:
-        top, left = origins[0].tolist()
-        image = images[int(slots)]
-        write(image[None, :, top : top + size, left : left + size], slice(None) if rows is None else rows)
-    elif len(slots):
-        flat = flatten(images, table, slots)
-        if flat.fields is None:
-            start = flat.start.add_(origins[:, 0], alpha=flat.common[2])
-            start.add_(origins[:, 1], alpha=flat.common[3])
-        else:
-            start = flat.start + (origins * flat.fields[:, 2:4]).sum(1)
-        for block, written in batches(flat, rows, slice(3, 5), 3 * size * size):
-            write(windows(flat, block, start, size, size), written)
+    slots, origins = slots.contiguous(), origins.contiguous()
+    if not _cpu.crop(*places_of(images, slots, out, table), origins.data_ptr(), mean, std):
+        _crop_values(images, slots, origins, out, mean, std, table)
+        expect_aligned(images, slots, table)
 
 
 def _crop_values(

@@ -31,7 +31,6 @@ import torch
 import triton
 import triton.language as tl
 from gfnet_kernels._library import FLOAT_DTYPES, expect, expect_range, expect_tensor, output, register
-from gfnet_kernels.pixels import steps as multiples
 from torch import Tensor
 
 STAYS, EXITED, LAST_STEP, DEADLINE, ERROR, CANCELLED = range(-1, 5)  # ERROR is for those who drive the ops
@@ -112,7 +111,13 @@ def _first_largest(values: Tensor) -> Tensor:
         return values.argmax(1)
     blocks = values.reshape(-1, width)
     block = blocks.amax(1).view(rows, across).argmax(1)
-    return blocks.index_select(0, multiples(rows, across) + block).argmax(1).add_(block, alpha=width)
+    return blocks.index_select(0, _multiples(rows, across) + block).argmax(1).add_(block, alpha=width)
+
+
+@lru_cache(maxsize=64)
+def _multiples(count: int, stride: int) -> Tensor:
+    """0, stride, 2 * stride, ..."""
+    return torch.arange(count, device="cpu") * stride
 
 
 def _exits_cpu(

@@ -9,12 +9,12 @@ y * ((H - 1) / (P - 1)). With H = 5 and P = 3 the scale is 2, so outputs 0, 1, 2
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
+from gfnet_kernels import _cpu
 from gfnet_kernels._library import (
     expect,
     expect_pixels,
@@ -34,7 +34,7 @@ from gfnet_kernels.images import (
     open_image,
     open_images,
 )
-from gfnet_kernels.pixels import batches, flatten, image_views, live_rows, scratch, steps
+from gfnet_kernels.pixels import expect_aligned, places_of
 from torch import Tensor
 
 ROWS, COLUMNS, WARPS = 16, 64, 4
@@ -137,101 +137,11 @@ def _glance_cpu(
     images: Tensor, slots: Tensor, out: Tensor, filter: str, mean: Sequence[float], std: Sequence[float],
     table: torch.dtype | None,
 ) -> None:  # fmt: skip
-    _glance_values(images, slots, out, filter, mean, std, table)
-    rows, slots = live_rows(slots, out)
-    if not len(slots):
-        return
-    size = out.shape[2]
-    finished = out.permute(0, 2, 3, 1).flatten(2)
-    scale, bias = _affine_lines(tuple(mean), tuple(std), table or images.dtype, size)
-    count = TAPS[filter]
-    flat = flatten(images, table, slots)
-    most = count * size  # lines of an image that are read, or up to twice as many
-    if flat.fields is None:
-        largest = min(flat.common[0], most) * flat.common[1]
-    else:
-        largest = int((flat.fields[:, 0].clamp(max=most) * flat.fields[:, 1]).max())
-    for block, written in batches(flat, rows, slice(0, 2), 3 * largest):
-        pictures = image_views(flat, block)
-        height, width, _ = pictures[0].shape
-        read = _lines_read(height, size, count)
-        lines = scratch(len(pictures), len(read), width, 3)
-        for pixels, picture in zip(lines, pictures, strict=True):
-            pixels.copy_(picture if len(read) == height else picture.index_select(0, read))
-        lines = _filtered(lines.view(-1, 3 * width), _taps(height, size, count, 1, len(pictures), True))
-        lines = _turned(lines.view(len(pictures), size, -1)).view(-1, size)
-        lines = _filtered(lines, _taps(width, size, count, 3, len(pictures), False))
-        lines = lines.view(-1, 3 * size, size).mul_(scale).add_(bias)
-        places = range(written.start, written.stop) if isinstance(written, slice) else written.tolist()
-        for place, image in zip(places, lines, strict=True):
-            finished[place].copy_(image.t())
-
-
-def _filtered(lines: Tensor, taps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Weighted sums of lines: down the columns of pixels, and, once they are turned, along the rows."""
-    return torch.embedding_bag(lines, taps[0], taps[1], False, 0, False, taps[2])[0]
-
-
-@lru_cache(maxsize=1024)
-def _sources(length: int, size: int, taps: int) -> tuple[Tensor, Tensor]:
-    """Positions that each output position is made of, int64 ``[size, taps]``, and their weights, float32."""
-    index = torch.arange(size, dtype=torch.float32, device="cpu")
-    step = torch.tensor(length - 1, dtype=torch.float32, device="cpu") / max(1, size - 1)
-    position = step * index if size > 1 else index
-    whole = position.floor()
-    offset = torch.arange(taps, device="cpu") - (taps // 2 - 1)
-    d = (position - whole)[:, None].sub(offset).abs()
-    if taps == 2:
-        weight = 1 - d
-    else:
-        near, far = (1.25 * d - 2.25) * d * d + 1, ((-0.75 * d + 3.75) * d - 6) * d + 3
-        weight = torch.where(d <= 1, near, far)
-    return (whole.long()[:, None] + offset).clamp_(0, length - 1), weight
-
-
-@lru_cache(maxsize=1024)
-def _lines_read(length: int, size: int, taps: int) -> Tensor:
-    """The positions that any output position is made of, in order, where they are at most half; or all."""
-    read = _sources(length, size, taps)[0].unique()
-    return read if 2 * len(read) <= length else steps(length, 1)
-
-
-@lru_cache(maxsize=256)
-def _taps(
-    length: int, size: int, taps: int, channels: int, count: int, read: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Which lines make each output line, where each one's begin, and their weights.
-
-    int64 ``[count * size * channels * taps]``, int64 ``[count * size * channels]``, float32 as the first: of
-    `count` images of ``length * channels`` lines, position after position, a line a channel; with `read`, of
-    the positions that are read only.
-    """
-    source, weight = _sources(length, size, taps)
-    if read:
-        kept = _lines_read(length, size, taps)
-        source, length = torch.searchsorted(kept, source), len(kept)
-    line = source[:, None] * channels + steps(channels, 1)[:, None]
-    line = line + (length * channels * steps(count, 1)).view(-1, 1, 1, 1)
-    weight = weight[:, None].expand(count, size, channels, taps)
-    return line.flatten(), steps(line.numel() // taps, taps), weight.flatten()
-
-
-@lru_cache(maxsize=64)
-def _affine_lines(
-    mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, size: int
-) -> tuple[Tensor, Tensor]:
-    """Scale and bias of lines r, g, b, r, g, b, ...: float32 ``[3 * size, 1]`` each."""
-    pair = torch.tensor(affine(mean, std, dtype), dtype=torch.float32, device="cpu").view(2, 3)
-    scale, bias = pair.repeat(1, size)[:, :, None]
-    return scale, bias
-
-
-def _turned(images: Tensor) -> Tensor:
-    """``[n, rows, columns]`` -> ``[n, columns, rows]``, contiguous: torch transposes one at a time fast."""
-    turned = scratch(len(images), images.shape[2], images.shape[1])
-    for source, target in zip(images, turned, strict=True):
-        target.copy_(source.t())
-    return turned
+    slots, numbers = slots.contiguous(), affine(mean, std, table or images.dtype)
+    places = places_of(images, slots, out, table)
+    if not _cpu.glance(*places, TAPS[filter], numbers[:3], numbers[3:]):
+        _glance_values(images, slots, out, filter, mean, std, table)
+        expect_aligned(images, slots, table)
 
 
 def _glance_values(
@@ -239,7 +149,12 @@ def _glance_values(
     table: torch.dtype | None,
 ) -> None:  # fmt: skip
     expect_slots(slots, len(images))
-    if table is not None and bool((slots >= 0).any()):
+    if not bool((slots >= 0).any()):
+        return
+    if table is None:
+        shape = tuple(images.shape)
+        expect(min(shape[2:]) > 0, "images.shape", "at least one row and one column", shape)
+    else:
         sides = images.index_select(0, slots[slots >= 0].long())[:, 1:3]
         expect_range("table's height and width", sides, 1, 2**31 - 1)
 
