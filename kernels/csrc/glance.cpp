@@ -13,7 +13,7 @@ namespace {
 constexpr std::int64_t BEFORE = 1, AFTER = 4;  // pixels around a line that repeat its ends: where taps may lie
 
 /// Four values in one register, be it one of a pixel's three and the next pixel's first.
-using Four [[gnu::vector_size(16)]] = float;
+using Four = float __attribute__((vector_size(16)));
 
 GFNET_INLINE Four load(const float* from) {
   Four four;

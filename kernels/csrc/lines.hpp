@@ -10,7 +10,7 @@
 #define GFNET_INLINE [[gnu::always_inline]] inline
 
 // A wheel is for every x86-64, whose vectors are half as wide as those of nearly all that are in use.
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(GFNET_NARROW)
 #define GFNET_WIDE [[gnu::target("avx2,fma")]]
 inline bool has_wide_vectors() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #else
