@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 START = 6.0  # a process until its first task: 3.1 s of a processor here, and files read for the first time
 CONTEXT = 2.0  # CUDA's context, the libraries' handles
-BUILD = 20.0  # the compiled scheduler: 33 s of a processor here, several files at once there
+BUILD = 20.0  # the compiled modules: 50 s of a processor here, several files at once there
 COMPILED = 0.5  # a kernel for one set of types: 0.06 to 0.5 s on a CPU
 KERNELS = 11  # that an engine's two stages launch, by their types
 CAPTURE = 0.2  # one, beside its calls

@@ -1,7 +1,7 @@
 """What only a GPU can show, for a machine that one has for minutes.
 
     python bench/gpu.py first --out FOLDER          what is broken, all of it, in 200 seconds
-        build       the compiled scheduler, from this tree, without a network
+        build       the compiled modules, from this tree, without a network
         launches    a tiny launch of every kernel and a captured one of each stage, against references
         tests       pytest -m gpu, but the long random traffic; each file in a process of its own
         sanitizer   compute-sanitizer's four tools on the tiny launches, while time lasts

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -36,7 +37,9 @@ Images images_of(Address address, std::int64_t count, const std::optional<Alike>
 Call call_of(const Images& images, Address slots, std::int64_t rows, Address out, std::int64_t type, std::int64_t size,
              std::int64_t threads) {
   const Type to = type_of(type);
-  if (to == Type::uint8 || size < 1 || threads < 1) throw std::invalid_argument("expected an output, a size and threads");
+  if (to == Type::uint8) throw std::invalid_argument("out_type: expected 1..3, got 0");
+  if (size < 1) throw std::invalid_argument("size: expected at least 1, got " + std::to_string(size));
+  if (threads < 1) throw std::invalid_argument("threads: expected at least 1, got " + std::to_string(threads));
   return {images, reinterpret_cast<const std::int32_t*>(slots), rows, reinterpret_cast<std::byte*>(out), to, size,
           static_cast<unsigned>(threads)};
 }

@@ -33,7 +33,8 @@ Prepared prepare(const Call& call, const Lanes& mean, const Lanes& std) {
 }
 
 template <class Value>
-void look_up(const Image& image, const std::int32_t* origin, std::int64_t size, const std::byte* table, std::byte* out) {
+void look_up(const Image& image, const std::int32_t* origin, std::int64_t size, const std::byte* table,
+             std::byte* out) {
   const auto* red = reinterpret_cast<const Value*>(table);
   const Value *green = red + 256, *blue = red + 512;
   for (std::int64_t y = 0; y < size; ++y) {

@@ -45,8 +45,8 @@ GFNET_INLINE void down(const float* const (&lines)[taps], const float* weights, 
 
 /// Weighted sums of neighbouring pixels, normalised; a value more than the line has is written.
 template <int taps>
-GFNET_INLINE void across(const float* __restrict line, const Axis& axis, Four scale, Four bias, float* __restrict target,
-                         std::int64_t size) {
+GFNET_INLINE void across(const float* __restrict line, const Axis& axis, Four scale, Four bias,
+                         float* __restrict target, std::int64_t size) {
   const std::int64_t* first = axis.first.data();
   const float* weights = axis.weights.data();
   for (std::int64_t x = 0; x < size; ++x) {
@@ -72,7 +72,7 @@ GFNET_INLINE void resize(const Image& image, const Call& call, Worker& worker, s
   for (std::int64_t y = 0; y < size; ++y) {
     const float* lines[taps];
     for (int j = 0; j < taps; ++j) {
-      const std::int64_t at = std::clamp<std::int64_t>(worker.rows.first[static_cast<std::size_t>(y)] + j, 0, height - 1);
+      const std::int64_t at = std::clamp<std::int64_t>(worker.rows.first.data()[y] + j, 0, height - 1);
       float* place = ring + at % taps * values;  // taps are neighbours, so no two of them have one place
       if (held[at % taps] != at) read_pixels(type, image, at, 0, width, planar, place);
       held[at % taps] = at;
@@ -91,7 +91,8 @@ GFNET_INLINE void resize(const Image& image, const Call& call, Worker& worker, s
 using Way = void (*)(const Image&, const Call&, Worker&, std::byte*, const Lanes&, const Lanes&);
 
 template <int taps>
-void narrow(const Image& image, const Call& call, Worker& worker, std::byte* out, const Lanes& scale, const Lanes& bias) {
+void narrow(const Image& image, const Call& call, Worker& worker, std::byte* out, const Lanes& scale,
+            const Lanes& bias) {
   resize<taps>(image, call, worker, out, load(scale), load(bias));
 }
 
@@ -131,7 +132,7 @@ bool glance(const Call& call, int taps, const Lanes& scale, const Lanes& bias) {
   if (width < 0) return false;
   const unsigned workers = workers_for(call.threads, call.rows, call.size * 3 * width);
   std::vector<Worker> own;
-  for (unsigned i = 0; i < workers; ++i) {
+  for (std::int64_t i = 0; i < std::min<std::int64_t>(workers, call.rows); ++i) {
     const std::size_t floats = extent(width, call.size, taps);
     own.push_back({Axis(call.size, taps), Axis(call.size, taps), std::make_unique_for_overwrite<float[]>(floats)});
   }

@@ -23,7 +23,7 @@ inline unsigned workers_for(unsigned threads, std::int64_t rows, std::int64_t va
   return rows > 1 && rows * values >= WORTH ? threads : 1;
 }
 
-/// Calls body(worker, i) for i in 0..count, on one of `workers` workers each; body does not throw.
+/// Calls body(worker, i) for i in 0..count, with workers below `workers` and `count`; body does not throw.
 ///
 /// It is all of the threads or one: OpenMP ends those that a smaller team leaves over, and torch starts them anew.
 template <class Body>
@@ -36,8 +36,10 @@ void share(unsigned workers, std::int64_t count, Body body) {
   } shared{body, count, {}, {}};
   const auto work = [](void* argument) {
     Shared& all = *static_cast<Shared*>(argument);
+    std::int64_t i = all.next.fetch_add(1, std::memory_order_relaxed);
+    if (i >= all.count) return;
     const unsigned worker = all.workers.fetch_add(1, std::memory_order_relaxed);
-    for (std::int64_t i = 0; (i = all.next.fetch_add(1, std::memory_order_relaxed)) < all.count;) all.body(worker, i);
+    for (; i < all.count; i = all.next.fetch_add(1, std::memory_order_relaxed)) all.body(worker, i);
   };
   if (const Team found = workers > 1 ? team() : nullptr; found != nullptr) {
     found(work, &shared, workers, 0);

@@ -5,7 +5,7 @@ from gfnet_kernels._library import expect
 from gfnet_kernels.images import IMAGE_DTYPES
 from torch import Tensor
 
-TYPES = {dtype: number for number, dtype in enumerate(IMAGE_DTYPES)}  # as `Type` in csrc/images.hpp
+TYPES = {dtype: number for number, dtype in enumerate(IMAGE_DTYPES)}  # as `Type` in kernels/csrc/images.hpp
 
 Places = tuple[int, int, tuple[int, int, int, int, int, int] | None, int, int, int, int, int, int, int]
 
