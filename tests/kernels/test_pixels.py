@@ -113,7 +113,7 @@ def test_threads_and_batches_change_no_bit(threads: None) -> None:
 FORK = """
 import os, torch, gfnet_kernels as gk
 torch.set_num_threads(2)
-images, slots = torch.randint(0, 256, (64, 100, 100, 3), dtype=torch.uint8), torch.arange(64, dtype=torch.int32)
+images, slots = torch.randint(0, 256, (64, 100, 100, 3), dtype=torch.uint8), torch.arange(64).int()
 expected = gk.glance(images, slots, 48, "bicubic", (0, 0, 0), (1, 1, 1), torch.float32)
 child = os.fork()
 if not child:
