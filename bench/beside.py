@@ -8,10 +8,10 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import quantiles
 from types import ModuleType
-from typing import Any
 
 import gfnet_kernels
 import torch
@@ -42,14 +42,12 @@ def measure(both: dict[str, ModuleType], rows: int, rounds: int) -> None:
     pictures = [torch.randint(0, 256, (224, 224, 3), dtype=torch.uint8) for _ in range(256)]
     slots, origins = torch.randperm(256)[:rows].int(), torch.randint(0, 128, (rows, 2)).int()
     out = torch.empty(rows, 3, 96, 96).contiguous(memory_format=torch.channels_last)
-    numbers: tuple[Any, ...] = (MEAN, STD, torch.float32)
     calls: dict[str, Callable[[], object]] = {}
     for name, kernels in both.items():
         table = kernels.ImageTable.of(pictures)
-        calls[f"glance {name}"] = lambda k=kernels, t=table: k.glance(
-            t, slots, 96, "bicubic", *numbers, out=out
-        )
-        calls[f"crop {name}"] = lambda k=kernels, t=table: k.crop(t, slots, origins, 96, *numbers, out=out)
+        more = MEAN, STD, torch.float32
+        calls[f"glance {name}"] = partial(kernels.glance, table, slots, 96, "bicubic", *more, out=out)
+        calls[f"crop {name}"] = partial(kernels.crop, table, slots, origins, 96, *more, out=out)
     values, burst = torch.randn(1 << 22), max(1, 32 // rows)
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
