@@ -80,7 +80,7 @@ def _pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, str]]:
 
     hooks = []
     for module in names:
-        if isinstance(module, nn.Conv2d) and type(module).forward is nn.Conv2d.forward:
+        if _is_convolution(module):
             hooks.append(module.register_forward_hook(after_convolution))
         elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and not module.training:
             hooks.append(module.register_forward_pre_hook(before_norm))
@@ -95,6 +95,12 @@ def _pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, str]]:
         for convolution, output, norm in follows
         if calls[convolution] == calls[norm] == readers.count[id(output)] == 1
     ]
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    """A plain one, or timm's that pad an image as TensorFlow does."""
+    plain = type(module).forward is nn.Conv2d.forward or type(module).__module__ == "timm.layers.conv2d_same"
+    return isinstance(module, nn.Conv2d) and plain
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -44,21 +44,24 @@ def quantise(
 
     Which those are is measured: each layer alone in int8, the worst first.
     """
-    plain = converted(network, [column[:2] for column in ranges])
+    held, plain = converted(network, [column[:2] for column in ranges])  # what is held is the memory of it
     exact = _outputs(plain, judged)
     graph = _quantised(plain, ranges, ())
     names = _quantised_layers(graph, plain)
     before = error = _error(graph, judged, exact)
     kept: tuple[str, ...] = ()
     if error > tolerance:
-        alone = {name: _error(_only(graph, plain, names, name), judged, exact) for name in names}
+        raw = _quantised(plain, ranges, (), correct=False)  # or corrected biases would count as errors
+        alone = {name: _error(_only(raw, plain, names, name), judged, exact) for name in names}
         worst = sorted(names, key=alone.__getitem__, reverse=True)
         count = _enough([alone[name] for name in worst], tolerance)
         while error > tolerance and len(kept) < len(names):
             kept = tuple(worst[:count])
             graph = _quantised(plain, ranges, kept)
             error, count = _error(graph, judged, exact), count + max(1, count // 4)
-    return Quantised(graph, kept, error, before, len(names))
+    found = Quantised(graph, kept, error, before, len(names))
+    del held
+    return found
 
 
 def _enough(alone: list[float], tolerance: float) -> int:
@@ -68,10 +71,13 @@ def _enough(alone: list[float], tolerance: float) -> int:
     return int((left > tolerance**2).sum()) + 1
 
 
-def _quantised(plain: Any, ranges: tuple[Tensor, ...], kept: Collection[str]) -> Any:
+def _quantised(
+    plain: Any, ranges: tuple[Tensor, ...], kept: Collection[str], *, correct: bool = True
+) -> Any:
     nncf = quantiser()
     parameters = nncf.AdvancedQuantizationParameters(
         overflow_fix=nncf.OverflowFix.ENABLE,
+        disable_bias_correction=not correct,
         activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX,
     )
     rows = [tuple(column[row : row + 1].numpy() for column in ranges) for row in range(len(ranges[0]))]
@@ -89,14 +95,17 @@ def _quantised(plain: Any, ranges: tuple[Tensor, ...], kept: Collection[str]) ->
 
 def _quantised_layers(graph: Any, plain: Any) -> list[str]:
     """Names of the operations of `plain` that take int8 in `graph`: convolutions, sums, means."""
-    known = {node.get_friendly_name() for node in plain.get_ops()}
+    known = {node.get_friendly_name(): node for node in plain.get_ops()}
     found = []
     for node in graph.get_ops():
-        sources = [port.get_source_output().get_node() for port in node.inputs()]
-        if node.get_friendly_name() in known and any(
-            source.get_type_name() == "FakeQuantize" and not _is_constant(source) for source in sources
-        ):
-            found.append(node.get_friendly_name())
+        name = node.get_friendly_name()
+        ports = zip(node.inputs(), known[name].inputs(), strict=True) if name in known else ()
+        for port, before in ports:
+            source, exact = (each.get_source_output().get_node() for each in (port, before))
+            kinds = source.get_type_name(), exact.get_type_name()
+            if kinds[0] == "FakeQuantize" if not _is_constant(source) else kinds[0] != kinds[1]:
+                found.append(name)
+                break
     return found
 
 

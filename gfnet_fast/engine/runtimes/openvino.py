@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gfnet_fast.engine.prepare import fold_batch_norms
 from gfnet_fast.engine.runtimes import PreparedEncoder, Runtime
 from gfnet_fast.forks import watch
 from gfnet_fast.model.quantised import Graph
@@ -94,8 +95,7 @@ class Network(nn.Module):
             weights = np.frombuffer(network.weights, np.uint8)
             self._graph = _core().read_model(network.topology, imported().Tensor(weights))
         else:
-            self._kept = copy.deepcopy(network).eval().requires_grad_(False)  # whose memory the graph shares
-            self._graph = converted(self._kept, [torch.zeros(shape) for shape in shapes])
+            self._kept, self._graph = converted(network, [torch.zeros(shape) for shape in shapes])
         self._shapes, self._dtype = shapes, dtype
         self._requests: dict[int, tuple[Any, list[Tensor]]] = {}
 
@@ -146,22 +146,28 @@ def _rows_of(value: Tensor) -> Any:
     return imported().Tensor(value.float().contiguous().numpy(), shared_memory=True)
 
 
-def converted(network: nn.Module, examples: list[Tensor]) -> Any:
-    """An ov.Model of a module on a CPU, for any number of rows; it shares the weights' memory.
+def converted(network: nn.Module, examples: list[Tensor]) -> tuple[nn.Module, Any]:
+    """A copy of a module on a CPU, its batch norms folded, and the ov.Model of it, for any number of rows.
 
-    OpenVINO's own `convert_model` traces a module twice and tells its maker about it.
+    The graph shares the copy's memory. OpenVINO's own `convert_model` traces a module twice and tells its maker
+    about it.
     """
     imported()
+    from openvino._offline_transformations import apply_moc_transformations
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
+    copied = copy.deepcopy(network).eval().requires_grad_(False)
+    if len(examples) == 1:
+        fold_batch_norms(copied, examples[0])
     with quiet(), torch.no_grad():
-        traced = torch.jit.trace(network, tuple(examples), check_trace=False, strict=False)
+        traced = torch.jit.trace(copied, tuple(examples), check_trace=False, strict=False)
         decoder = TorchScriptPythonDecoder(traced, example_input=tuple(examples))
         frontend = FrontEndManager().load_by_framework("pytorch")
         graph = frontend.convert(frontend.load(decoder))
     graph.reshape({index: [-1, *example.shape[1:]] for index, example in enumerate(examples)})
-    return graph
+    apply_moc_transformations(graph, cf=False)
+    return copied, graph
 
 
 def _channels_last(graph: Any) -> Any:
