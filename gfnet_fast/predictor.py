@@ -21,7 +21,8 @@ from gfnet_fast.checkpoints.files import check_device
 from gfnet_fast.decoding import closed_at_exit
 from gfnet_fast.engine.prepare import named_dtype
 from gfnet_fast.engine.runtimes import runtime_of, usable
-from gfnet_fast.errors import BudgetError, InputError, shown
+from gfnet_fast.engine.stages import parts_of
+from gfnet_fast.errors import BudgetError, DeviceError, InputError, shown
 from gfnet_fast.exits import Audit, Budget, BudgetWarning, resolve
 from gfnet_fast.model.gfnet import GFNet, Trace
 from gfnet_fast.pool import Pool
@@ -114,6 +115,8 @@ class Predictor:
         self.config = model.config
         self.batch = int(batch or BATCH.get(self.device.type, 64))
         self.dtype = named_dtype(dtype)
+        if self.dtype == torch.int8:
+            self._check_int8()
         if runtime == "auto":
             usable(self.device, self.dtype)
         else:
@@ -159,13 +162,22 @@ class Predictor:
         if budget is not None:
             if not isinstance(budget, Budget):
                 raise BudgetError(f"budget: expected a Budget or None, got {budget!r}")
-            row = resolve(budget, self.config.steps, self.model.calibration, device=str(self.device))
+            row = resolve(budget, self.config.steps, self.calibration, device=str(self.device))
             thresholds = torch.from_numpy(row)
             if budget.latency_ms is not None:
                 self._compare_settings()
         else:
-            thresholds = self.model.default_thresholds()
+            thresholds = self.model.default_thresholds(self._precision)
         self._pool.thresholds, self._budget = thresholds, budget
+
+    @property
+    def _precision(self) -> str:
+        return "int8" if self.dtype == torch.int8 else "float32"
+
+    @property
+    def calibration(self) -> Any:
+        """What budgets are met by: the model's, found in its precision, or in float32 where none was."""
+        return self.model.calibration_in(self._precision) or self.model.calibration
 
     @property
     def runtime(self) -> str:
@@ -181,14 +193,25 @@ class Predictor:
             "runtime": self.runtime,
         }
 
+    def _check_int8(self) -> None:
+        """DeviceError where the model has no int8 form of its weights; a warning where that has no exits."""
+        parts_of(self.model, self.dtype)
+        quantised = self.model.quantised
+        if quantised is not None and quantised.weights != self.model.weights_digest():
+            what = "expected networks made of the model's weights, got those of others"
+            raise DeviceError(f"dtype int8: {what}; make them anew with `gfnet-fast quantize`")
+        if self.model.calibration is not None and self.model.calibration_in("int8") is None:
+            said = "dtype int8: the thresholds were found in float32, and a budget may be missed"
+            warnings.warn(f"{said}; use `gfnet-fast calibrate --dtype int8`", BudgetWarning, stacklevel=3)
+
     def _compare_settings(self) -> None:
         """Warn where the costs were measured with other settings than these."""
-        assert self.model.calibration is not None
-        assert self.model.calibration.cost is not None
+        assert self.calibration is not None
+        assert self.calibration.cost is not None
         mine = self.settings
         if self._pool.wanted == "auto":  # it may become another
             del mine["runtime"]
-        if others := self.model.calibration.cost.other_settings(mine):
+        if others := self.calibration.cost.other_settings(mine):
             text = f"latency_ms: the costs were measured with {', '.join(others)}; the budget may be missed"
             warnings.warn(text, BudgetWarning, stacklevel=4)
 

@@ -4,7 +4,8 @@ config.json holds ``{"schema_version": 1, "config": {...}, "labels": [...] or nu
 a calibration (see :mod:`gfnet_fast.exits.files`), or a bare table of which no costs are known:
 ``{"schema_version": 1, "thresholds": [[...], ...], "default_row": i}``, rows of T exit thresholds,
 cheapest first, the last of each -1e8. A calibration says by a digest which weights it belongs to; a bare
-table is taken for that of the weights beside it.
+table is taken for that of the weights beside it. A model that has been quantised has more files, see
+:mod:`gfnet_fast.checkpoints.int8`.
 
 model.safetensors holds the state dict. Floating-point tensors may be of any precision, each of its own;
 they are read as float32.
@@ -23,6 +24,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from gfnet_fast.checkpoints.beginnings import what_else
+from gfnet_fast.checkpoints.int8 import HEAD, keep_int8, read_int8
 from gfnet_fast.checkpoints.tensors import assemble, build
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import BudgetError, CheckpointError, reason, shown
@@ -54,7 +56,8 @@ def save(model: GFNet, folder: str | os.PathLike[str], *, half: bool = False) ->
     Thresholds whose calibration is that of other weights, as after more training, are left out, those that
     were in the folder as well, and a BudgetWarning says so: the weights are written whatever has become of
     their thresholds, and a model without any takes all steps. ``gfnet-fast calibrate`` finds new ones. A
-    table of one's own, ``model.thresholds``, is written where ``model.calibration`` is None.
+    table of one's own, ``model.thresholds``, is written where ``model.calibration`` is None. Networks in int8
+    are treated likewise.
 
     Parameters
     ----------
@@ -104,6 +107,7 @@ def save(model: GFNet, folder: str | os.PathLike[str], *, half: bool = False) ->
         write_text(folder / name, text)
     if "thresholds.json" not in texts:
         (folder / "thresholds.json").unlink(missing_ok=True)
+    keep_int8(model, folder, stacklevel=4)
 
 
 def keeps_thresholds(model: GFNet, *, stacklevel: int) -> bool:
@@ -152,6 +156,8 @@ def read_uncalibrated(folder: Path, config: GFNetConfig | None = None) -> GFNet:
     weights = folder / "model.safetensors"
     model = assemble(weights, own, build(folder / "config.json", own), read_weights(weights))
     model.labels = labels
+    if os.path.lexists(folder / HEAD):
+        model.quantised = read_int8(model, folder)
     return model
 
 

@@ -98,6 +98,7 @@ def run() -> int:
         evaluate,
         models,
         predict,
+        quantize,
         report,
         train,
     )

@@ -17,6 +17,7 @@ EXAMPLES = {
         "gfnet-fast calibrate folder/ --data held-out/",
         "gfnet-fast calibrate gfnet.pth.tar --data held-out/ --time --output new/",
     ),
+    "quantize": ("gfnet-fast quantize folder/ --data held-out/ --output int8/",),
     "bench": (
         "gfnet-fast bench",
         "gfnet-fast bench folder/ --data test/ --csv rows.csv --html page.html",

@@ -140,7 +140,7 @@ class Loop:
         self._next = 0
         self._max_steps = steps
         self._thresholds, self._changed = np.full(steps, np.nan, np.float32), True
-        self.thresholds = model.default_thresholds()
+        self.thresholds = model.default_thresholds("int8" if dtype == torch.int8 else "float32")
         self.reset()
 
     def time_of(self, rows: int) -> float:

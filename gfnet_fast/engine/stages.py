@@ -23,6 +23,7 @@ from gfnet_fast.config import GFNetConfig
 from gfnet_fast.engine.arena import Arena
 from gfnet_fast.engine.blocks import Admission, Block
 from gfnet_fast.engine.runtimes import Runtime
+from gfnet_fast.errors import DeviceError
 from gfnet_fast.model.classifiers import CascadedClassifier, RecurrentClassifier
 from gfnet_fast.model.gfnet import GFNet
 
@@ -186,8 +187,9 @@ class Stages:
         self.head = copy.deepcopy(model.global_encoder).head if config.glance_head else None
         classifier, look = classifier_rows(model, self.kept, fixed), Look(model, self.layout)
         if isinstance(classifier, RecurrentRows):
-            classifier.gru = runtime.layer(classifier.gru, dtype, *classifier.inputs)
-        look.state_encoder = runtime.layer(look.state_encoder, dtype, *look.inputs)
+            gru = parts.get("classifier", classifier.gru)
+            classifier.gru = runtime.layer(gru, dtype, *classifier.inputs)
+        look.state_encoder = runtime.layer(parts.get("policy", look.state_encoder), dtype, *look.inputs)
         self.classifier = classifier.eval().requires_grad_(False)
         self.encode_glance, self.encode_focus = runtime.whole(glance), runtime.whole(focus)
         self.look = runtime.whole(look.eval().requires_grad_(False))
@@ -327,8 +329,12 @@ def classifier_rows(model: GFNet, dtype: torch.dtype, fixed: bool) -> RecurrentR
 
 
 def parts_of(model: GFNet, dtype: torch.dtype) -> dict[str, Any]:
-    """What a runtime takes of a model to compute in `dtype`, by name."""
-    return {"global_encoder": model.global_encoder, "local_encoder": model.local_encoder}
+    """What a runtime takes of a model, by name; DeviceError where it has no int8 form for that `dtype`."""
+    if dtype != torch.int8:
+        return {"global_encoder": model.global_encoder, "local_encoder": model.local_encoder}
+    if model.quantised is None:
+        raise DeviceError("dtype int8: expected a model that `gfnet-fast quantize` has written, got another")
+    return dict(model.quantised.graphs)
 
 
 def widths_of(model: GFNet) -> tuple[int, int, int]:

@@ -17,6 +17,7 @@ from gfnet_fast.model.classifiers import build_classifier
 from gfnet_fast.model.digest import weights_digest
 from gfnet_fast.model.macs import count_macs, shadow
 from gfnet_fast.model.policy import Policy
+from gfnet_fast.model.quantised import Quantised
 
 # The thresholds of a step at which nobody leaves, and of the last, at which all do.
 NEVER, ALWAYS = 1e8, -1e8
@@ -112,6 +113,8 @@ class GFNet(nn.Module):
         What those thresholds were found on and cost, where it is known; see :mod:`gfnet_fast.exits`.
     labels : tuple of str, or None
         Names of the classes.
+    quantised : Quantised, or None
+        Its networks in int8, where `gfnet-fast quantize` has made them.
     """
 
     def __init__(self, config: GFNetConfig) -> None:
@@ -127,6 +130,7 @@ class GFNet(nn.Module):
         self.default_row = 0
         self.calibration: Any = None
         self.labels: tuple[str, ...] | None = None
+        self.quantised: Quantised | None = None
         if config.macs is None:
             self.config = config
             config = config.replace(macs=count_macs(self))
@@ -136,8 +140,17 @@ class GFNet(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def default_thresholds(self) -> Tensor:
-        """The thresholds used where no budget is named, float32 ``[T]``: without any, nobody exits early."""
+    def calibration_in(self, precision: str) -> Any:
+        """The calibration that was found in a precision: "int8", or "float32", of all others too."""
+        return self.quantised and self.quantised.calibration if precision == "int8" else self.calibration
+
+    def default_thresholds(self, precision: str = "float32") -> Tensor:
+        """The thresholds used where no budget is named, float32 ``[T]``: without any, nobody exits early.
+
+        In int8 those that were found in it, where there are some.
+        """
+        if precision == "int8" and (own := self.calibration_in(precision)) is not None:
+            return torch.from_numpy(own.thresholds[own.default_row].copy())
         if self.thresholds is not None:
             return self.thresholds[self.default_row].clone()
         row = torch.full((self.config.steps,), NEVER, dtype=torch.float32, device="cpu")

@@ -1,15 +1,17 @@
 """One network in int8: its ranges found, what loses too much left as it is, layer by layer.
 
-Weights are symmetric with a scale a channel, activations with one a tensor: their largest and least values on all
-inputs, since means over single inputs clip those that hold more than others. Weights take half of int8's range:
-processors without VNNI add pairs of products in 16 bits, and would overflow.
+Weights are symmetric with a scale a channel, activations with one a tensor: their largest and least values on
+all inputs, since means over single inputs clip those that hold more than others. Weights take half of int8's
+range: processors without VNNI add pairs of products in 16 bits, and would overflow.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Collection
+from contextlib import redirect_stdout
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +21,11 @@ from gfnet_fast.engine.runtimes.openvino import converted, imported
 from gfnet_fast.errors import DeviceError
 from gfnet_fast.quiet import quiet
 
+BETWEEN = ("Add", "Subtract", "Multiply", "Sigmoid", "Tanh")
 INSTALL = "pip install 'gfnet-fast[quantize]'"
-class Quantised(NamedTuple):
+
+
+class Layers(NamedTuple):
     """A network in int8.
 
     graph : ov.Model
@@ -38,28 +43,35 @@ class Quantised(NamedTuple):
 
 
 def quantise(
-    network: nn.Module, ranges: tuple[Tensor, ...], judged: tuple[Tensor, ...], tolerance: float
-) -> Quantised:
+    network: nn.Module,
+    ranges: tuple[Tensor, ...],
+    judged: tuple[Tensor, ...],
+    tolerance: float,
+    *,
+    products: bool = False,
+) -> Layers:
     """`network` in int8, with as many layers as it takes kept out of it for an error of at most `tolerance`.
 
-    Which those are is measured: each layer alone in int8, the worst first.
+    Which those are is measured: each layer alone in int8, the worst first. `products`: only its matrix
+    products and convolutions, not sums and what lies between.
     """
+    apart = BETWEEN if products else ()
     held, plain = converted(network, [column[:2] for column in ranges])  # what is held is the memory of it
     exact = _outputs(plain, judged)
-    graph = _quantised(plain, ranges, ())
+    graph = _quantised(plain, ranges, (), apart)
     names = _quantised_layers(graph, plain)
     before = error = _error(graph, judged, exact)
     kept: tuple[str, ...] = ()
     if error > tolerance:
-        raw = _quantised(plain, ranges, (), correct=False)  # or corrected biases would count as errors
+        raw = _quantised(plain, ranges, (), apart, correct=False)  # or corrected biases would count as errors
         alone = {name: _error(_only(raw, plain, names, name), judged, exact) for name in names}
         worst = sorted(names, key=alone.__getitem__, reverse=True)
         count = _enough([alone[name] for name in worst], tolerance)
         while error > tolerance and len(kept) < len(names):
             kept = tuple(worst[:count])
-            graph = _quantised(plain, ranges, kept)
+            graph = _quantised(plain, ranges, kept, apart)
             error, count = _error(graph, judged, exact), count + max(1, count // 4)
-    found = Quantised(graph, kept, error, before, len(names))
+    found = Layers(graph, kept, error, before, len(names))
     del held
     return found
 
@@ -72,7 +84,12 @@ def _enough(alone: list[float], tolerance: float) -> int:
 
 
 def _quantised(
-    plain: Any, ranges: tuple[Tensor, ...], kept: Collection[str], *, correct: bool = True
+    plain: Any,
+    ranges: tuple[Tensor, ...],
+    kept: Collection[str],
+    apart: Collection[str] = (),
+    *,
+    correct: bool = True,
 ) -> Any:
     nncf = quantiser()
     parameters = nncf.AdvancedQuantizationParameters(
@@ -82,13 +99,13 @@ def _quantised(
     )
     rows = [tuple(column[row : row + 1].numpy() for column in ranges) for row in range(len(ranges[0]))]
     data = [row[0] if len(row) == 1 else dict(enumerate(row)) for row in rows]
-    with quiet():
+    with quiet(), redirect_stdout(io.StringIO()):  # its bars
         return nncf.quantize(
             plain,
             nncf.Dataset(data),
             subset_size=len(data),
             preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=list(kept)) if kept else None,
+            ignored_scope=nncf.IgnoredScope(names=list(kept), types=list(apart), validate=False),
             advanced_parameters=parameters,
         )
 

@@ -19,7 +19,7 @@ class Gates(nn.Module):
 
     def __init__(self, cell: nn.GRUCell) -> None:
         super().__init__()
-        width = cell.hidden_size
+        self.width = width = cell.hidden_size
         self.feature = nn.Linear(cell.input_size, 3 * width)
         self.memory = nn.Linear(width, 3 * width)
         state = cell.state_dict()
@@ -28,8 +28,8 @@ class Gates(nn.Module):
 
     def forward(self, feature: Tensor, memory: Tensor) -> Tensor:
         """``[n, F]``, ``[n, W]`` -> ``[n, W]``."""
-        reset, update, new = self.feature(feature).chunk(3, 1)
-        reset_too, update_too, new_too = self.memory(memory).chunk(3, 1)
+        reset, update, new = self.feature(feature).split(self.width, 1)
+        reset_too, update_too, new_too = self.memory(memory).split(self.width, 1)
         update = torch.sigmoid(update + update_too)
         new = torch.tanh(new + torch.sigmoid(reset + reset_too) * new_too)
         return new + update * (memory - new)

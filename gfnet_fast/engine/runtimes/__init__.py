@@ -81,8 +81,8 @@ class Runtime:
         """
         raise NotImplementedError
 
-    def layer(self, layer: nn.Module, dtype: torch.dtype, *shapes: tuple[int, ...]) -> nn.Module:
-        """A module on weights that are its own, of inputs ``[n, *shape]`` each, channels-last."""
+    def layer(self, layer: Any, dtype: torch.dtype, *shapes: tuple[int, ...]) -> nn.Module:
+        """A module, or a Graph, on weights of its own, of inputs ``[n, *shape]`` each, maps channels-last."""
         raise NotImplementedError
 
     def whole(self, run: Run) -> Run:

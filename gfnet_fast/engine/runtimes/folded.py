@@ -29,8 +29,9 @@ class Torch(Runtime):
     ) -> PreparedEncoder:
         return Prepared(encoder, size, rows, dtype, layout)
 
-    def layer(self, layer: nn.Module, dtype: torch.dtype, *shapes: tuple[int, ...]) -> nn.Module:
-        return layer.to(dtype)
+    def layer(self, layer: Any, dtype: torch.dtype, *shapes: tuple[int, ...]) -> nn.Module:
+        prepared: nn.Module = layer.to(dtype)
+        return prepared
 
 
 RUNTIME = Torch()

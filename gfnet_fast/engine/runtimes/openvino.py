@@ -73,7 +73,7 @@ class OpenVINO(Runtime):
         self._used = True
         return Network(encoder, [(2, 3, *size)], dtype)
 
-    def layer(self, layer: nn.Module, dtype: torch.dtype, *shapes: tuple[int, ...]) -> nn.Module:
+    def layer(self, layer: Any, dtype: torch.dtype, *shapes: tuple[int, ...]) -> nn.Module:
         self._used = True
         return Network(layer, [(2, *shape) for shape in shapes], dtype)
 
@@ -149,8 +149,8 @@ def _rows_of(value: Tensor) -> Any:
 def converted(network: nn.Module, examples: list[Tensor]) -> tuple[nn.Module, Any]:
     """A copy of a module on a CPU, its batch norms folded, and the ov.Model of it, for any number of rows.
 
-    The graph shares the copy's memory. OpenVINO's own `convert_model` traces a module twice and tells its maker
-    about it.
+    The graph shares the copy's memory. OpenVINO's own `convert_model` traces a module twice and tells its
+    maker about it.
     """
     imported()
     from openvino._offline_transformations import apply_moc_transformations
