@@ -5,12 +5,16 @@ Contenders, all on the same model and in turn, round after round:
     engine      this engine at each budget, and "engine, all steps" at none
     eager       per-batch boolean indexing at each budget (:class:`EagerEngine`), and "eager, all steps"
     official    as in the official code: crops cut one by one at numbers read from the host, all T steps
-    static      the local backbone alone on whole images, folded and in its faster layout
+    static      the local backbone alone on whole images
+
+Engine and static backbone run on each of the runtimes, in every precision that it computes in: a
+static network on the best of them is what somebody would take instead.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +31,7 @@ from gfnet_fast import __version__
 from gfnet_fast.engine.eager import EagerEngine
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.prepare import best_time, exact_float32
-from gfnet_fast.engine.runtimes import runtime_of
+from gfnet_fast.engine.runtimes import runtime_of, runtimes
 from gfnet_fast.errors import BudgetError, GFNetError, InputError, shown
 from gfnet_fast.evaluation import CHUNK, Array, time_in_turn
 from gfnet_fast.exits import ALWAYS, NEVER, Calibration, device_name, exit_steps
@@ -36,12 +40,14 @@ from gfnet_fast.exits.rule import Floats
 from gfnet_fast.intervals import wilson
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.macs import static_macs
+from gfnet_fast.model.quantised import Graph
+from gfnet_fast.pool import SHORT
 from gfnet_fast.tables import check_table, merge_rows
 
 RUN = ("model", "machine", "batch", "data")
 """What rows of one run have in common; a later run takes their place."""
 FIELDS = (
-    "model", "way", "budget_macs", "dtype", "prepared", "batch", "images", "machine", "data", "default",
+    "model", "way", "budget_macs", "dtype", "runtime", "batch", "images", "machine", "data", "default",
     "accuracy", "accuracy_low", "accuracy_high", "agreement", "mean_macs", "mean_steps", "shares",
     "images_per_second", "p25_ms", "p50_ms", "p75_ms", "ideal", "rounds", "load", "torch", "version",
     "commit",
@@ -68,14 +74,14 @@ class Contender:
     run: Callable[[], Answers]
     count: int
     dtype: str
-    prepared: str
+    runtime: str
     budget: float | None = None
     default: bool = False
     thresholds: Floats | None = None
 
     def __str__(self) -> str:
         at = "" if self.budget is None else f" at {self.budget / 1e6:.2f} M"
-        return f"{self.way}{at} ({self.dtype}, {self.prepared})"
+        return f"{self.way}{at} ({self.dtype}, {self.runtime})"
 
 
 class Options(NamedTuple):
@@ -85,14 +91,14 @@ class Options(NamedTuple):
     batch : the largest of every contender
     rounds : in each of which every contender has its turn
     baseline_images : for the ways that take the same time for every image (official and static)
-    compile : whether there are compiled contenders too, which take minutes to compile
+    runtimes : names of those that are compared
     """
 
     budgets: int = 8
     batch: int = 64
     rounds: int = 5
     baseline_images: int = 128
-    compile: bool = False
+    runtimes: tuple[str, ...] = ("torch",)
 
 
 @exact_float32()
@@ -161,7 +167,8 @@ def run_benchmark(
         row = {**about, **_accuracy(model, contender, answer, labels), **_speed(seconds / contender.count)}
         if contender.thresholds is not None:
             row["agreement"] = f"{same:.4f}"
-        if contender.thresholds is not None and contender.dtype == "float32":
+        own = contender.dtype == "float32" and contender.runtime in ("plain", options.runtimes[0])
+        if contender.thresholds is not None and own:
             ideal = glance + (float(row["mean_steps"]) - 1) * focus
             row["ideal"] = f"{1e3 * ideal / float(row['p50_ms']):.3f}"
         rows.append(dict.fromkeys(FIELDS, "") | row)
@@ -171,7 +178,7 @@ def run_benchmark(
 def _contenders(
     model: GFNet, images: Tensor, calibration: Calibration, options: Options
 ) -> tuple[list[Contender], Engine]:
-    """All contenders, and the engine whose arithmetic is the ideal: float32, folded."""
+    """All contenders, and the engine whose arithmetic is the ideal: float32, on the first runtime."""
     assert calibration.mean_macs is not None
     macs, rows = calibration.mean_macs, np.arange(len(calibration.thresholds))
     wanted = np.linspace(macs[0], macs[-1], options.budgets + 1)[:-1]
@@ -181,35 +188,74 @@ def _contenders(
     }
     own = float(macs[calibration.default_row])
     buckets = sorted({1, max(1, options.batch // 8), options.batch})
-    forms = ["folded", "compiled"] if options.compile else ["folded"]
     few = images[: options.baseline_images]
     contenders: list[Contender] = []
     never = np.append(np.full(model.config.steps - 1, NEVER, np.float32), ALWAYS)
 
     def add(
-        way: str, engine: Engine | EagerEngine, at: Mapping[float | None, Floats], dtype: str, form: str
+        way: str, engine: Engine | EagerEngine, at: Mapping[float | None, Floats], dtype: str, runtime: str
     ) -> None:
         for budget, row in at.items():
             run = partial(predict, engine, images, torch.from_numpy(row).to(model.device))
-            contenders.append(Contender(way, run, len(images), dtype, form, budget, budget == own, row))
+            contenders.append(Contender(way, run, len(images), dtype, runtime, budget, budget == own, row))
 
-    engines = {form: Engine(model, buckets=buckets, compile=form == "compiled") for form in forms}
-    for form, engine in engines.items():
-        add("engine", engine, budgets, "float32", form)
-        add("engine, all steps", engine, {None: never}, "float32", form)
+    engines = {}
+    for runtime, dtype in computed(model, options.runtimes):
+        name = str(dtype).removeprefix("torch.")
+        engine = Engine(model, dtype=dtype, buckets=buckets, runtime=runtime)
+        if dtype == torch.float32:
+            engines[runtime] = engine
+            add("engine", engine, budgets, name, runtime)
+            add("engine, all steps", engine, {None: never}, name, runtime)
+        else:
+            add("engine", engine, {own: _row_at(model, name, own)}, name, runtime)
+        graph = whole_in_int8(model, few) if dtype == torch.int8 else None
+        if dtype != torch.int8 or graph is not None:
+            whole = static(model, few, options.batch, runtime, dtype, graph)
+            contenders.append(Contender("static", whole, len(few), name, runtime))
     eager = EagerEngine(model, options.batch)
     add("eager", eager, budgets, "float32", "plain")
     add("eager, all steps", eager, {None: never}, "float32", "plain")
-    if _has_bfloat16(model.device):
-        for form in forms:
-            half = Engine(model, dtype=torch.bfloat16, buckets=buckets, compile=form == "compiled")
-            add("engine", half, {own: budgets[own]}, "bfloat16", form)
     crop_by_crop = official(model, few, options.batch)
     contenders.append(Contender("official", crop_by_crop, len(few), "float32", "plain", thresholds=never))
-    for form in forms:
-        whole = static(model, few, options.batch, form == "compiled")
-        contenders.append(Contender("static", whole, len(few), "float32", form))
-    return contenders, engines["folded"]
+    return contenders, next(iter(engines.values()))
+
+
+def computed(model: GFNet, names: Iterable[str]) -> list[tuple[str, torch.dtype]]:
+    """Runtimes, each with the precisions that it computes in here; int8 of a model that has such a form.
+
+    Raises DeviceError for one that does not compute in float32 here.
+    """
+    found = []
+    for name in names:
+        runtime = runtime_of(name, model.device, torch.float32)
+        for dtype in (torch.float32, torch.bfloat16, torch.int8):
+            known = dtype != torch.int8 or model.quantised is not None
+            if known and runtime.missing(model.device, dtype) is None:
+                found.append((name, dtype))
+    return found
+
+
+def quick_runtimes(device: torch.device) -> tuple[str, ...]:
+    """Those that are here and prepared in seconds."""
+    here = runtimes().items()
+    return tuple(name for name, it in here if it.trial <= SHORT and it.missing(device, torch.float32) is None)
+
+
+def _row_at(model: GFNet, dtype: str, cost: float) -> Floats:
+    """Thresholds of a mean cost, found in this precision where there are some."""
+    calibration = model.calibration_in(dtype) or model.calibration
+    row: Floats = calibration.at(position_of(calibration.mean_macs, cost))
+    return row
+
+
+def whole_in_int8(model: GFNet, images: Tensor) -> Graph | None:
+    """The local backbone on whole images in int8; None where NNCF is not here."""
+    from gfnet_fast.quantisation.model import whole
+
+    if importlib.util.find_spec("nncf") is None:
+        return None
+    return whole(model, images)
 
 
 def predict(engine: Engine | EagerEngine, images: Tensor, row: Tensor) -> Answers:
@@ -225,7 +271,7 @@ def _accuracy(model: GFNet, contender: Contender, answer: Answers, labels: Tenso
     right = int((classes == labels[:count].cpu()).sum())
     low, high = wilson(right, count)
     row: dict[str, Any] = {
-        "way": contender.way, "dtype": contender.dtype, "prepared": contender.prepared,
+        "way": contender.way, "dtype": contender.dtype, "runtime": contender.runtime,
         "images": contender.count,
         "budget_macs": "" if contender.budget is None else f"{contender.budget:.0f}",
         "default": "yes" if contender.default else "",
@@ -368,12 +414,6 @@ def _gate(contender: Contender, same: float) -> None:
         raise BenchmarkError(f"{contender}: expected {wanted}, got {100 * same:.2f} %")
 
 
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def _load() -> str:
     return f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else ""
 
@@ -404,4 +444,4 @@ def merge_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     budget = float(row["budget_macs"] or "inf")
-    return *(str(row[name]) for name in (*RUN, "way", "dtype", "prepared")), budget
+    return *(str(row[name]) for name in (*RUN, "way", "dtype", "runtime")), budget

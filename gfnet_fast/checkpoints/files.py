@@ -65,10 +65,10 @@ def load(
     return model.to(target).eval()
 
 
-def load_uncalibrated(path: str | os.PathLike[str]) -> GFNet:
-    """:func:`load`, but of a folder without its thresholds, which may be those of other weights."""
+def load_uncalibrated(path: str | os.PathLike[str], precision: str = "float32") -> GFNet:
+    """:func:`load`, but of a folder without a precision's thresholds, which may be those of other weights."""
     place = obtain(path)
-    return native.read_uncalibrated(place).eval() if place.is_dir() else load(path)
+    return native.read(place, unread=precision).eval() if place.is_dir() else load(path)
 
 
 def obtain(model: str | os.PathLike[str]) -> Path:

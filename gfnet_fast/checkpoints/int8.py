@@ -75,10 +75,11 @@ def remove_int8(folder: Path) -> None:
         (folder / file).unlink(missing_ok=True)
 
 
-def read_int8(model: GFNet, folder: Path) -> Quantised:
-    """The int8 form of `model` in `folder`; CheckpointError where it is damaged, or of other weights.
+def read_int8(model: GFNet, folder: Path, *, thresholds: bool = True) -> Quantised | None:
+    """The int8 form of `model` in `folder`; None, with a BudgetWarning, where it was made of other weights.
 
-    BudgetError where its thresholds are no calibration, or that of other networks.
+    CheckpointError where a file is damaged; BudgetError where its thresholds are no calibration, or that of
+    other networks.
     """
     path = folder / HEAD
     try:
@@ -96,8 +97,9 @@ def read_int8(model: GFNet, folder: Path) -> Quantised:
         ) from None
     digest = model.weights_digest()
     if head["weights"] != digest:
-        got = f"those of {shown(head['weights'])}"
-        raise CheckpointError(f"{path}: expected the networks of the weights {digest}, got {got}; {ANEW}")
+        said = f"expected networks made of the weights {digest}, got those of {shown(head['weights'])}"
+        warnings.warn(f"{path}: {said}; they are left out; {ANEW}", BudgetWarning, stacklevel=5)
+        return None
     graphs = {}
     for name in expected(model):
         topology, weights = (
@@ -106,7 +108,8 @@ def read_int8(model: GFNet, folder: Path) -> Quantised:
         )
         _check(folder / f"int8-{name}.xml", topology, len(weights))
         graphs[name] = Graph(topology, weights)
-    return Quantised(graphs, digest, kept, about, _calibration(model, folder / THRESHOLDS))
+    calibration = _calibration(model, folder / THRESHOLDS) if thresholds else None
+    return Quantised(graphs, digest, kept, about, calibration)
 
 
 ANEW = "make them anew with `gfnet-fast quantize`"

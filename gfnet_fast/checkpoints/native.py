@@ -131,19 +131,23 @@ def _halved(name: str, values: Tensor) -> Tensor:
     return values if bool(lost > HALF_ERROR * norm) else halved
 
 
-def read(folder: Path, config: GFNetConfig | None = None) -> GFNet:
+def read(folder: Path, config: GFNetConfig | None = None, *, unread: str | None = None) -> GFNet:
     """The model that :func:`save` wrote; CheckpointError where the folder is not one.
 
-    BudgetError where its thresholds are no calibration, or that of other weights.
+    `unread`: a precision, "float32" or "int8", of whose thresholds nothing is read. BudgetError where others
+    are no calibration, or that of other weights. Networks in int8 that were made of other weights are left
+    out, with a BudgetWarning.
     """
-    model = read_uncalibrated(folder, config)
-    if os.path.lexists(folder / "thresholds.json"):
+    model = _read(folder, config)
+    if unread != "float32" and os.path.lexists(folder / "thresholds.json"):
         _read_thresholds(model, folder / "thresholds.json")
+    if os.path.lexists(folder / HEAD):
+        model.quantised = read_int8(model, folder, thresholds=unread != "int8")
     return model
 
 
-def read_uncalibrated(folder: Path, config: GFNetConfig | None = None) -> GFNet:
-    """:func:`read` without the thresholds, of which nothing is read."""
+def _read(folder: Path, config: GFNetConfig | None) -> GFNet:
+    """Without thresholds, and in float32 only."""
     head = _read_json(folder / "config.json")
     values = _expect(head, "config", dict, folder / "config.json")
     try:
@@ -156,8 +160,6 @@ def read_uncalibrated(folder: Path, config: GFNetConfig | None = None) -> GFNet:
     weights = folder / "model.safetensors"
     model = assemble(weights, own, build(folder / "config.json", own), read_weights(weights))
     model.labels = labels
-    if os.path.lexists(folder / HEAD):
-        model.quantised = read_int8(model, folder)
     return model
 
 

@@ -42,9 +42,10 @@ def bench(
     ] = 128,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Which images.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Compiled contenders too; takes minutes.")
-    ] = False,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="Runtimes to compare, the first the ideal's; those that are ready in seconds."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Accuracy, multiply-adds and images a second of every budget, beside the ways this replaces.
@@ -59,7 +60,7 @@ def bench(
         check_file("csv", csv, images=[data], model=model)
     import torch
 
-    from gfnet_fast.benchmark import Options, check_csv, merge_csv, run_benchmark
+    from gfnet_fast.benchmark import Options, check_csv, merge_csv, quick_runtimes, run_benchmark
     from gfnet_fast.checkpoints import load
     from gfnet_fast.data.labelled import open_labelled
     from gfnet_fast.evaluation import chunks, shuffled
@@ -82,7 +83,8 @@ def bench(
     picked = shuffled(len(labelled.labels), images, seed)
     remark(f"reading {len(picked)} images")
     pixels = torch.cat([labelled.images(rows) for rows in chunks(picked)]).to(network.device)
-    options = Options(budgets, predictor.batch, rounds, baselines, compile)
+    runtimes = tuple(runtime or quick_runtimes(network.device))
+    options = Options(budgets, predictor.batch, rounds, baselines, runtimes)
     rows = run_benchmark(network, pixels, labelled.labels[picked], options, say=remark)
     _print(console, rows)
     if csv is not None:
@@ -110,7 +112,7 @@ def _print(console: Any, rows: list[dict[str, Any]]) -> None:
     base = next(float(row["images_per_second"]) for row in rows if row["way"] == "official")
     for row in rows:
         name = row["way"] + (f" {row['dtype']}" if row["dtype"] != "float32" else "")
-        name += " compiled" if row["prepared"] == "compiled" else ""
+        name += f" {row['runtime']}" if row["runtime"] not in ("plain", "torch") else ""
         name += " *" if row["default"] else ""
         steps = f"{float(row['mean_steps']):.2f}" if row["mean_steps"] else "-"
         ideal = f"{100 * float(row['ideal']):.0f} %" if row["ideal"] else "-"

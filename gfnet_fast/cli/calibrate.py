@@ -73,15 +73,20 @@ def calibrate(
         int, typer.Option(min=0, max=LARGEST_SEED, help="Of the choice of images and of the search.")
     ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the timed runs: auto, float32, bfloat16, float16.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="int8: of the networks that `quantize` has made; others: of the timed runs.")
+    ] = "auto",
     batch: Annotated[
         int | None, typer.Option(min=1, max=LARGEST_BATCH, help="Largest batch of the timed runs.")
     ] = None,
-    runtime: Annotated[str, typer.Option(help="Of the timed runs: torch, inductor or openvino.")] = "torch",
+    runtime: Annotated[
+        str | None, typer.Option(help="Of the timed runs.", show_default="torch, int8 openvino")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Find thresholds for every budget on labelled images, and write them into the model's folder."""
-    target = _target(model, data, output)
+    precision = "int8" if dtype == "int8" else "float32"
+    target = _target(model, data, output, precision)
     console = results_console()
     import torch
 
@@ -89,15 +94,17 @@ def calibrate(
     from gfnet_fast.checkpoints.files import load_uncalibrated
     from gfnet_fast.data.labelled import open_labelled
     from gfnet_fast.data.split import carry_split
+    from gfnet_fast.engine.int8 import in_int8
     from gfnet_fast.evaluation import BATCHES, chunks, measure_costs, run_length, shuffled, trace_steps
     from gfnet_fast.exits import ModelIdentity, save_calibration
     from gfnet_fast.exits import calibrate as search
     from gfnet_fast.predictor import Predictor
 
-    network = load_uncalibrated(model)
-    identity = ModelIdentity.of(network)
+    network = load_uncalibrated(model, precision)
+    identity = ModelIdentity.of(network, precision)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "batch": batch}
-    predictor = Predictor(network, runtime=runtime, **options)
+    predictor = Predictor(network, runtime=runtime or RUNTIMES[precision], **options)
+    form = in_int8(predictor.model) if precision == "int8" else predictor.model
     which: dict[str, Any] = {"source": locate(model), "part": part.value, "tell": silent if quiet else say}
     labelled = open_labelled(
         data, network, split="validation", count=images or DIGITS, seed=100 + seed, **which
@@ -105,8 +112,8 @@ def calibrate(
     rows = shuffled(len(labelled.labels), images, seed)
     kept, searched = rows[: int(holdout * len(rows))], rows[int(holdout * len(rows)) :]
     with progress("tracing", len(rows), quiet) as done:
-        found = trace_steps(predictor.model, labelled, searched, done)
-        judged = trace_steps(predictor.model, labelled, kept, done) if kept else None
+        found = trace_steps(form, labelled, searched, done)
+        judged = trace_steps(form, labelled, kept, done) if kept else None
     calibration = search(
         identity,
         found.confidences,
@@ -115,7 +122,7 @@ def calibrate(
         data_hash=found.data_hash,
         seed=seed,
     )
-    if (known := _known_costs(locate(model), identity)) is not None:
+    if (known := _known_costs(locate(model) / target.name, identity)) is not None:
         calibration = calibration.with_cost(known)
     costs = None
     if time:
@@ -129,7 +136,10 @@ def calibrate(
     if output is None:
         save_calibration(calibration, target)
     else:
-        network.calibration = calibration
+        if precision == "int8" and network.quantised is not None:
+            network.quantised = replace(network.quantised, calibration=calibration)
+        else:
+            network.calibration = calibration
         save(network, output)
         carry_split(locate(model), output)
     if not quiet:
@@ -137,11 +147,15 @@ def calibrate(
     _print(console, calibration, found, judged, costs)
 
 
-def _target(model: str, data: str, output: Path | None) -> Path:
+RUNTIMES = {"float32": "torch", "int8": "openvino"}
+
+
+def _target(model: str, data: str, output: Path | None, precision: str) -> Path:
     """Where the thresholds go."""
+    name = "thresholds.int8.json" if precision == "int8" else "thresholds.json"
     if output is not None:
         check_new("output", output, model=model, folder=data)
-        return output / "thresholds.json"
+        return output / name
     if not Path(model).is_dir():
         what = "a file, or nothing"
         if comes_along(model) or source_of(model):
@@ -149,15 +163,15 @@ def _target(model: str, data: str, output: Path | None) -> Path:
         raise InputError(
             f"{model}: expected a model folder to write thresholds into, got {what}; use --output"
         )
-    return Path(model) / "thresholds.json"
+    return Path(model) / name
 
 
-def _known_costs(place: Path, identity: ModelIdentity) -> CostTable | None:
-    """The costs in the thresholds of a model's folder, which stay right whatever its weights have become."""
+def _known_costs(path: Path, identity: ModelIdentity) -> CostTable | None:
+    """The costs in a model's thresholds, which stay right whatever its weights have become."""
     from gfnet_fast.exits import load_calibration
 
     try:
-        return load_calibration(place / "thresholds.json", replace(identity, weights=None)).cost
+        return load_calibration(path, replace(identity, weights=None)).cost
     except BudgetError:  # there are none, or they are of another model
         return None
 

@@ -21,6 +21,11 @@ from gfnet_fast.text import say
 DIGITS = 4000
 
 
+class Precision(str, Enum):
+    float32 = "float32"
+    int8 = "int8"
+
+
 class Shape(str, Enum):
     table = "table"
     json = "json"
@@ -50,6 +55,9 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Which ones.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[
+        Precision, typer.Option(help="int8: the networks that `quantize` has made.")
+    ] = Precision.float32,
     quiet: Quiet = False,
 ) -> None:
     """What the model gets right and wrong: by step, by budget, by class, image by image.
@@ -65,6 +73,7 @@ def evaluate(
         check_file("wrong", wrong, **reads, files=[] if html is None else [html])
     from gfnet_fast.checkpoints import load
     from gfnet_fast.data.labelled import LabelledImages, open_labelled
+    from gfnet_fast.engine.int8 import in_int8
     from gfnet_fast.evaluation import shuffled, stored_anytime, trace_steps
     from gfnet_fast.outcome import MISTAKE, by_class, confusions, mistake_rows, outcome
     from gfnet_fast.predictor import Predictor
@@ -73,7 +82,9 @@ def evaluate(
 
     if html is not None:
         check_drawing()
-    network = Predictor(load(model), device=device).model
+    network = Predictor(load(model), device=device, dtype=dtype.value).model
+    if dtype is Precision.int8:
+        network = in_int8(network)
     path = locate(model)
     said: list[str] = []
     which: dict[str, Any] = {"source": path, "part": part.value, "tell": said.append}

@@ -45,12 +45,16 @@ class _Layer(nn.Module):
 def in_int8(model: GFNet) -> GFNet:
     """`model` with its networks in int8: its `trace` is what an engine in int8 decides by.
 
-    Logits, the policy's last layers and the exits are float32, as in an engine. The other weights are shared.
+    Logits, the policy's last layers and the exits are float32, as in an engine. The other weights are shared;
+    its thresholds are those that were found in int8, where there are some.
     Raises DeviceError where it has no int8 form, or nothing computes in int8 here.
     """
     parts, runtime = parts_of(model, torch.int8), runtime_of("openvino", model.device, torch.int8)
     found = copy.copy(model)
     found._modules = dict(model._modules)
+    if (calibration := model.calibration_in("int8")) is not None:
+        found.calibration, found.default_row = calibration, calibration.default_row
+        found.thresholds = torch.from_numpy(calibration.thresholds.copy())
     size = model.config.patch_size, model.config.patch_size
     for name in ("global_encoder", "local_encoder"):
         prepared = runtime.encoder(parts[name], size, 1, torch.int8, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -72,6 +73,12 @@ def quantised_model(
     }
     about = {"versions": versions, "tolerance": tolerance, "networks": measured}
     return Quantised(graphs, model.weights_digest(), kept, about)
+
+
+def whole(model: GFNet, images: Tensor) -> Graph:
+    """The local backbone in int8 for whole images, uint8 ``[n, H, W, 3]``; all of its layers."""
+    views = model.normalise(images[:RANGES])
+    return graph_of(quantise(model.local_encoder, (views,), (views[:1],), math.inf).graph)
 
 
 def graph_of(model: Any) -> Graph:
