@@ -50,6 +50,8 @@ def info(path: Annotated[str, typer.Argument(help=MODEL_HELP, autocompletion=com
         "thresholds": "none: every image takes all steps"
         if model.thresholds is None
         else f"{len(model.thresholds)} rows, row {model.default_row} where no budget is named",
+        "int8": _int8(model),
+        "runtimes": _runtimes(model),
     }
     grid = Table.grid(padding=(0, 2))
     for key, value in facts.items():
@@ -62,6 +64,40 @@ def info(path: Annotated[str, typer.Argument(help=MODEL_HELP, autocompletion=com
         shown = "always" if step == config.steps else "never" if threshold > 1 else f"{threshold:.4f}"
         table.add_row(str(step), f"{macs / 1e6:.1f}", shown)
     console.print(table)
+
+
+def _int8(model: GFNet) -> str:
+    """Whether there is an int8 form, and what it lost when it was made."""
+    if model.quantised is None:
+        return "none; `gfnet-fast quantize` makes one"
+    measured = model.quantised.about.get("moved", {}).get("accuracy")
+    lost = f"accuracy {measured[0]:+.2f} points when it was made" if measured else "accuracy not measured"
+    own = "its own thresholds" if model.quantised.calibration is not None else "no thresholds of its own"
+    return f"{lost}; {own}"
+
+
+def _runtimes(model: GFNet) -> str:
+    """Those that are here, and what is known of their speed on this model in float32."""
+    import torch
+
+    from gfnet_fast.engine.choice import Choice
+    from gfnet_fast.engine.runtimes import runtimes
+    from gfnet_fast.hub.sources import cache
+
+    choice = Choice(model.config, torch.float32, model.device, cache() / "runtimes")
+    told = []
+    for name, runtime in runtimes().items():
+        reason, speed = runtime.missing(model.device, torch.float32), choice.speed(name)
+        if reason is not None:
+            told.append(f"{name} ({reason})")
+        elif speed is None:
+            told.append(f"{name} (not measured yet)")
+        else:
+            rows = max(speed.seconds)
+            told.append(
+                f"{name} ({1e3 * speed.seconds[rows] / rows:.3g} ms for two steps in batches of {rows})"
+            )
+    return ", ".join(told)
 
 
 def _preprocessing(config: GFNetConfig) -> str:

@@ -100,7 +100,7 @@ def runtimes() -> dict[str, Runtime]:
 
 def usable(device: torch.device, dtype: torch.dtype) -> Runtime:
     """The one that takes the least to be prepared; DeviceError, with what each lacks, where there is none."""
-    reasons = {}
+    reasons: dict[str, str] = {}
     for name, runtime in runtimes().items():
         reason = runtime.missing(device, dtype)
         if reason is None:
