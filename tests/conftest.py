@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -28,6 +29,27 @@ CONFIGS = (
     "mobilenetv3_large_100_96_T3",
     "efficientnet_b2_128_T4",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def torch_home(tmp_path_factory):
+    """Where torch keeps what it fetches, and predictors how fast runtimes are: not the user's home.
+
+    In processes that tests start too.
+    """
+    folder = tmp_path_factory.mktemp("torch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(folder))
+        yield folder
+
+
+_number = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(torch_home, monkeypatch):
+    """Each test finds out for itself how fast runtimes are."""
+    monkeypatch.setenv("TORCH_HOME", str(torch_home / str(next(_number))))
 
 
 def make_checkpoint(config: str) -> dict:

@@ -19,6 +19,8 @@ from gfnet_fast import pool
 from gfnet_fast.engine.answers import PassError
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.loop import Loop
+from gfnet_fast.engine.runtimes.inductor import Inductor
+from gfnet_fast.engine.runtimes.openvino import OpenVINO
 from gfnet_fast.sources import read_image
 from tests.conftest import expected_exits, random_images, tiny_model
 from tests.engine.engine_helpers import Wrapped, rows_of
@@ -178,37 +180,46 @@ def test_an_image_that_cannot_be_computed_is_an_error_in_its_place(model, frames
 
 @pytest.fixture
 def built(monkeypatch):
-    """Whether each engine was to be compiled; none is, for that takes long."""
+    """The runtimes of engines; all run on torch, inductor is said to be faster, and OpenVINO is not here."""
     asked = []
     original = Loop.__init__
 
-    def recording(self, model, *, compile=False, **options):
-        asked.append(compile)
+    def recording(self, model, *, runtime, **options):
+        asked.append(runtime)
         original(self, model, **options)
-        self.compiled = compile
+        self.runtime = runtime
 
     monkeypatch.setattr(Loop, "__init__", recording)
+    monkeypatch.setattr(pool, "contest", lambda engines, rows: [TAKES[engine.runtime] for engine in engines])
+    monkeypatch.setattr(OpenVINO, "missing", lambda *_: "expected OpenVINO, got none")
     return asked
 
 
-def test_compiling_waits_until_there_is_work_enough(model, frames, exact, built, monkeypatch):
+TAKES = {"torch": 4e-3, "inductor": 1e-3}
+
+
+def test_a_runtime_is_tried_when_there_is_work_enough(model, frames, exact, built, monkeypatch):
     predictor = predictor_of(model)
     assert found(predictor.stream(frames)) == exact
-    assert built == [False]
+    assert built == ["torch"]
+    assert predictor.runtime == "torch"
     (engine,) = predictor._pool._engines
     # enough for the 23 images that have been and ten more
-    monkeypatch.setattr(pool, "COMPILE_AFTER", 33.5 * engine.seconds_an_image)
+    monkeypatch.setattr(Inductor, "trial", 33.5 * engine.seconds_an_image)
+    assert found(predictor.stream(iter(frames))) == exact
+    assert built == ["torch", "inductor"], "in the midst of the stream, and no image is lost"
     assert found(predictor.stream(frames)) == exact
-    assert built == [False, True], "in the midst of the stream, and no image is lost"
-    assert found(predictor.stream(frames)) == exact
-    assert built == [False, True]
+    assert built == ["torch", "inductor"]
     assert len(predictor._pool._engines) == 1
+    assert predictor.runtime == predictor.settings["runtime"] == "inductor"
 
+
+def test_a_large_batch_is_work_in_sight(model, frames, built, monkeypatch):
     predictor = predictor_of(model)
     predictor.predict_batch(batch_of(model, frames[:5]))
-    monkeypatch.setattr(pool, "COMPILE_AFTER", 20 * predictor._pool._engines[0].seconds_an_image)
+    monkeypatch.setattr(Inductor, "trial", 20 * predictor._pool._engines[0].seconds_an_image)
     predictor.predict_batch(batch_of(model, frames))
-    assert built == [False, True, False, True], "a large batch is work in sight"
+    assert built == ["torch", "inductor"]
 
 
 def test_an_engine_has_the_batch_sizes_that_there_are_images_for(model, frames, exact):
@@ -237,11 +248,11 @@ def test_an_engine_has_the_batch_sizes_that_there_are_images_for(model, frames, 
     assert sizes() == (1, 2, 16), "a list says how many it has"
 
 
-def test_compiling_never_and_always(model, frames, built, monkeypatch):
-    monkeypatch.setattr(pool, "COMPILE_AFTER", 0.0)
-    predictor_of(model, compile="never").predict_batch(batch_of(model, frames))
-    predictor_of(model, compile="always").predict_batch(batch_of(model, frames[:1]))
-    assert built == [False, True]
+def test_a_runtime_that_is_named_is_the_one(model, frames, built, monkeypatch):
+    monkeypatch.setattr(Inductor, "trial", 1e-9)
+    predictor_of(model, runtime="torch").predict_batch(batch_of(model, frames))
+    predictor_of(model, runtime="inductor").predict_batch(batch_of(model, frames[:1]))
+    assert built == ["torch", "inductor"]
 
 
 @pytest.mark.parametrize(
@@ -358,19 +369,19 @@ def test_a_deadline_of_several_launches_is_met_by_a_stream(model, frames):
     assert engine._at_once() == 1
 
 
-def test_compiling_that_fails_is_a_warning_once(model, frames, exact, monkeypatch):
-    monkeypatch.setattr(pool, "COMPILE_AFTER", 0.0)
+def test_a_runtime_that_fails_is_a_warning_once(model, frames, exact, built, monkeypatch):
+    monkeypatch.setattr(Inductor, "trial", 1e-9)
     original = Loop.__init__
 
-    def failing(self, model, *, compile=False, **options):
-        if compile:
+    def failing(self, model, *, runtime, **options):
+        if runtime == "inductor":
             raise RuntimeError("no compiler")
-        original(self, model, **options)
+        original(self, model, runtime=runtime, **options)
 
     monkeypatch.setattr(Loop, "__init__", failing)
     predictor = predictor_of(model)
     with pytest.warns(
-        RuntimeWarning, match=r"torch\.compile failed, going on without: RuntimeError: no compiler"
+        RuntimeWarning, match="inductor failed, going on without: RuntimeError: no compiler"
     ):
         assert found(predictor.stream(frames)) == exact
     with warnings.catch_warnings():
@@ -379,11 +390,11 @@ def test_compiling_that_fails_is_a_warning_once(model, frames, exact, monkeypatc
     assert len(predictor._pool._idle) == len(predictor._pool._engines) == 1
 
 
-def test_cameras_and_deadlines_do_not_wait_for_the_compiler(model, frames, built, monkeypatch):
-    monkeypatch.setattr(pool, "COMPILE_AFTER", 0.0)
+def test_cameras_and_deadlines_do_not_wait_for_a_runtime(model, frames, built, monkeypatch):
+    monkeypatch.setattr(Inductor, "trial", 1e-9)
     list(predictor_of(model, mode="latency").stream(frames))
     list(predictor_of(model, deadline_ms=1e6).stream(frames))
-    assert built == [False, False]
+    assert built == ["torch", "torch"]
 
 
 def test_copies_build_engines_of_their_own(model, frames, exact):
@@ -454,24 +465,24 @@ def test_an_audit_warns_and_a_copy_has_its_own(model, frames):
 def test_after_a_warm_up_the_first_image_builds_nothing(model, frames, exact, built, options):
     predictor = predictor_of(model, **options)
     assert predictor.warm_up() is None
-    assert built == [False]
+    assert built == ["torch"]
     assert found(predictor.stream(frames)) == exact
     predictor.predict_batch(batch_of(model, frames))
     predictor.warm_up()
-    assert built == [False]
+    assert built == ["torch"]
 
 
-def test_a_warm_up_compiles_what_will_be(model, built):
-    predictor_of(model, compile="always").warm_up()
-    assert built == [True]
-    predictor_of(model, compile="never").warm_up(10**9)
-    assert built == [True, False]
+def test_a_warm_up_prepares_what_will_be(model, built):
+    predictor_of(model, runtime="inductor").warm_up()
+    assert built == ["inductor"]
+    predictor_of(model, runtime="torch").warm_up(10**9)
+    assert built == ["inductor", "torch"]
     predictor = predictor_of(model)
     predictor.warm_up(10)
-    assert built == [True, False, False]
+    assert built == ["inductor", "torch", "torch"]
     predictor.warm_up(10**9)
     predictor.warm_up(10**9)
-    assert built == [True, False, False, True]
+    assert built == ["inductor", "torch", "torch", "inductor"]
     for images in (-1, 1.5, True, ["a.jpg"]):
         with pytest.raises(gf.InputError, match="images: expected how many will come or None"):
             predictor.warm_up(images)
@@ -482,5 +493,5 @@ def test_threads_that_warm_up_together_build_one_engine(model, built):
     predictor = predictor_of(model, audit=audit)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: predictor.warm_up(), range(8)))
-    assert built == [False]
+    assert built == ["torch"]
     assert (audit.count, predictor._pool.images) == (0, 0)

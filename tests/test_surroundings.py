@@ -30,7 +30,7 @@ def frames():
 def everything(frames):
     """Loaded anew: a batch of bytes and of floats, a stream of both, the trace, thresholds and canvases."""
     model = gf.load(DIGITS)
-    options = {"device": "cpu", "compile": "never", "batch": 4}
+    options = {"device": "cpu", "runtime": "torch", "batch": 4}
     predictor = gf.Predictor(model, audit=gf.Audit(0.999, share=1.0), **options)
     floats = model.normalise(frames)
     mixed = [frames.numpy()[0], *floats.numpy()[1:3], frames[3], floats[4]]

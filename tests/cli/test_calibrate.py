@@ -131,7 +131,7 @@ class Clockwork:
     def __init__(self, confidences, costs, batch_ms):
         self.confidences, self.costs, self.batch_ms = confidences, costs, batch_ms
         self.config, self.device = SimpleNamespace(steps=len(costs)), torch.device("cpu")
-        self.batch, self.settings = 16, {"dtype": "float32", "batch": 16, "compile": "never"}
+        self.batch, self.settings = 16, {"dtype": "float32", "batch": 16, "runtime": "torch"}
         self.budget = Budget(max_steps=1)
         self.now, self.calls = 0.0, 0
 

@@ -208,7 +208,7 @@ def test_measured_costs_and_defaults(tiny):
     assert [rows for rows, _ in engine.costs.focus] == [1, 8, 64]
     assert all(seconds > 0 for _, seconds in engine.costs.glance + engine.costs.focus)
     assert engine.capacity == 192
-    assert engine.stages.folded == 42
+    assert engine.stages.encode_glance.folded + engine.stages.encode_focus.folded == 42
     images = random_images(200, 80, 11)
     thresholds = random_thresholds(tiny, images, 11)
     out = engine.predict(images, thresholds)

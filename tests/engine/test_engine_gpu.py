@@ -25,8 +25,7 @@ from gfnet_fast.data.digits import ClutteredDigits
 from gfnet_fast.engine import launches as launches_file
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.launches import Launches
-from gfnet_fast.engine.prepare import check_dtype
-from gfnet_fast.errors import DeviceError
+from gfnet_fast.engine.prepare import lacks
 from gfnet_fast.training.digits import TASK
 from tests.conftest import expected_exits, random_images, tiny_model
 from tests.engine.engine_helpers import MODES, Wrapped, engine_of
@@ -61,10 +60,8 @@ def no_waits():
 
 
 def skip_unless_computed(dtype):
-    try:
-        check_dtype(dtype, torch.device(DEVICE))
-    except DeviceError as error:
-        pytest.skip(str(error))
+    if reason := lacks(torch.device(DEVICE), dtype):
+        pytest.skip(reason)
 
 
 def near(model, images, thresholds):

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from gfnet_fast.engine import prepare
-from gfnet_fast.engine.prepare import Prepared, check_dtype, compiled, compiling, fold_batch_norms
+from gfnet_fast.engine.prepare import Prepared, fold_batch_norms, lacks, named_dtype
+from gfnet_fast.engine.runtimes import runtimes
 from gfnet_fast.errors import DeviceError
 from gfnet_fast.model.backbones import TracedEncoder, build_encoder
 
@@ -133,12 +134,28 @@ def test_the_layout_is_chosen_by_replays(monkeypatch):
 @torch.no_grad()
 def test_more_shapes_compile_than_the_compiler_allows_by_itself():
     layer = nn.Linear(3, 2)
-    with compiling():
-        runs = {rows: compiled(lambda x: layer(x).relu()) for rows in range(1, 11)}
+    inductor = runtimes()["inductor"]
+    with inductor.preparing():
+        runs = {rows: inductor.whole(lambda x: layer(x).relu()) for rows in range(1, 11)}
         for rows, run in runs.items():
             torch.testing.assert_close(run(torch.ones(rows, 3)), layer(torch.ones(rows, 3)).relu())
 
 
-def test_a_precision_that_is_not_there_is_an_error():
-    with pytest.raises(DeviceError, match="float16"):
-        check_dtype(torch.float16, torch.device("cpu"))
+def test_a_precision_that_is_not_there_is_said(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert lacks(cpu, torch.float32) is None
+    assert lacks(gpu, torch.float16) is None
+    assert "on a CPU, got torch.float16" in lacks(cpu, torch.float16)
+    assert "expected float32, bfloat16 or float16, got torch.int8" in lacks(gpu, torch.int8)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert "expected a CPU with AVX-512 for torch.bfloat16" in lacks(cpu, torch.bfloat16)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert lacks(cpu, torch.bfloat16) is None
+
+
+@pytest.mark.parametrize("name", ["float64", "float8", "", None, 3, torch.float64], ids=str)
+def test_a_precision_has_a_name(name):
+    assert named_dtype("auto") == named_dtype("float32") == named_dtype(torch.float32) == torch.float32
+    assert named_dtype("int8") == torch.int8
+    with pytest.raises(DeviceError, match="dtype: expected one of auto, float32, bfloat16, float16, int8, got"):
+        named_dtype(name)

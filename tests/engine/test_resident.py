@@ -14,6 +14,7 @@ import torch
 
 from gfnet_fast._scheduler import CostTable, Reason, Scheduler, Stage, Verdict
 from gfnet_fast.engine.arena import Arena
+from gfnet_fast.engine.runtimes import runtimes
 from gfnet_fast.engine.stages import Look, Stages
 from gfnet_fast.errors import InputError
 from tests.conftest import expected_exits, random_images, tiny_model
@@ -221,7 +222,7 @@ def test_the_map_is_kept_as_it_is_made(policy, layout):
         device=torch.device("cpu"),
     )  # fmt: skip
     stages = Stages(
-        model, arena, 2, dtype=torch.float32, compile=False, fixed=False, queued=True, layout=layout
+        model, arena, 2, runtime=runtimes()["torch"], dtype=torch.float32, fixed=False, queued=True, layout=layout
     )
     made = torch.randn(5, *map_shape).contiguous(memory_format=layout)
     kept = stages.stored(made)
@@ -229,6 +230,6 @@ def test_the_map_is_kept_as_it_is_made(policy, layout):
     state, room = torch.randn(5, config.policy_width), torch.full((5, 2), 1000.0)
     with torch.no_grad():
         action, expected = model.policy(made, state)
-        origins, found = Look(model, torch.float32, layout).eval()(kept, state, room)
+        origins, found = Look(model, layout).eval()(kept, state, room)
     torch.testing.assert_close(found, expected)
     assert (origins - action * 1000).abs().max() <= 1.01
