@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 
@@ -28,10 +28,13 @@ def quiet() -> Iterator[None]:
 
     `warnings.catch_warnings` would exchange the filters of all threads, and those that leave it out of turn
     put old ones back. One filter that matches nothing elsewhere changes nothing for anybody, and may stay. It
-    goes before what was there at its first use; where it was lost with a `catch_warnings` it comes back.
+    goes before what is there, an "error" for all that somebody has put first meanwhile included.
     """
-    if _IGNORED not in warnings.filters:
-        warnings.filters.insert(0, _IGNORED)  # type: ignore[attr-defined]
+    filters: Any = warnings.filters
+    if filters[:1] != [_IGNORED]:
+        with suppress(ValueError):
+            filters.remove(_IGNORED)
+        filters.insert(0, _IGNORED)
     before, _here.on = _here.on, True
     try:
         yield
