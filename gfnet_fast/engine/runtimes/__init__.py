@@ -100,13 +100,13 @@ def runtimes() -> dict[str, Runtime]:
 
 def usable(device: torch.device, dtype: torch.dtype) -> Runtime:
     """The one that takes the least to be prepared; DeviceError, with what each lacks, where there is none."""
-    reasons: dict[str, str] = {}
+    reasons: dict[str, list[str]] = {}
     for name, runtime in runtimes().items():
         reason = runtime.missing(device, dtype)
         if reason is None:
             return runtime
-        reasons.setdefault(reason, name)
-    got = "; ".join(f"{name}: {reason}" for reason, name in reasons.items())
+        reasons.setdefault(reason, []).append(name)
+    got = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
     raise DeviceError(f"dtype: expected one that can be computed here, got {dtype} ({got})")
 
 

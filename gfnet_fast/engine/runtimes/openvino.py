@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import importlib.metadata
 import importlib.util
+import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -15,12 +20,15 @@ from torch import Tensor, nn
 
 from gfnet_fast.engine.prepare import fold_batch_norms
 from gfnet_fast.engine.runtimes import PreparedEncoder, Runtime
+from gfnet_fast.errors import DeviceError, reason
 from gfnet_fast.forks import watch
 from gfnet_fast.model.quantised import Graph
 from gfnet_fast.quiet import quiet
 
 INSTALL = "pip install 'gfnet-fast[openvino]'"
 _TELEMETRY = "openvino_telemetry"
+_tracing = threading.Lock()  # torch traces one module at a time
+_keep, _object = ctypes.pythonapi.Py_IncRef, ctypes.py_object
 
 
 class OpenVINO(Runtime):
@@ -38,19 +46,21 @@ class OpenVINO(Runtime):
 
     def begin_fork(self) -> bool:
         self._forked = self._forked or self._used
+        if _core.cache_info().currsize:  # at the child's end it would wait for threads that are not there
+            _keep(_object(_core()))
         return False
 
     def missing(self, device: torch.device, dtype: torch.dtype) -> str | None:
         if device.type != "cpu":
             return f"expected a CPU, got {device.type}"
-        if importlib.util.find_spec("openvino") is None:
-            return f"expected OpenVINO, got none; {INSTALL}"
         if self._forked:
             return "expected the process that used it first, got one that forked from it"
         try:
-            capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            if importlib.util.find_spec("openvino") is None:
+                return f"expected OpenVINO, got none; {INSTALL}"
+            capabilities = _capabilities()
         except Exception as error:  # a damaged installation fails in whatever way it does
-            return f"expected an OpenVINO that works, got {type(error).__name__}: {error}"
+            return f"expected an OpenVINO that works, got {type(error).__name__}: {reason(error)}"
         wanted = {torch.float32: "FP32", torch.bfloat16: "BF16", torch.int8: "INT8"}.get(dtype)
         if wanted not in capabilities:
             return f"expected a CPU that it computes {_name(dtype)} on, got {', '.join(capabilities)}"
@@ -70,6 +80,8 @@ class OpenVINO(Runtime):
         dtype: torch.dtype,
         layout: torch.memory_format | None,
     ) -> PreparedEncoder:
+        if dtype == torch.int8 and not isinstance(encoder, Graph):
+            raise DeviceError("dtype: expected a model that is quantised for torch.int8, got one that is not")
         self._used = True
         return Network(encoder, [(2, 3, *size)], dtype)
 
@@ -93,10 +105,11 @@ class Network(nn.Module):
         if isinstance(network, Graph):
             self._kept: Any = network
             weights = np.frombuffer(network.weights, np.uint8)
-            self._graph = _core().read_model(network.topology, imported().Tensor(weights))
+            with explained("a graph that it can read"):
+                self._graph = _core().read_model(network.topology, imported().Tensor(weights))
         else:
-            self._kept, self._graph = converted(network, [torch.zeros(shape) for shape in shapes])
-        self._shapes, self._dtype = shapes, dtype
+            self._kept, self._graph = converted(network, [_zeros(*shape) for shape in shapes])
+        self._shapes, self._dtype, self._process = shapes, dtype, os.getpid()
         self._requests: dict[int, tuple[Any, list[Tensor]]] = {}
 
     def forward(self, *inputs: Tensor | None) -> Any:
@@ -106,19 +119,14 @@ class Network(nn.Module):
         held = []
         for index, value in enumerate(inputs):
             if value is None:
-                value = torch.zeros(rows, self._shapes[index][1])
+                value = _zeros(rows, self._shapes[index][1])
             held.append(_rows_of(value))
             request.set_input_tensor(index, held[-1])
         request.infer()
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def _compile(self, rows: int) -> tuple[Any, list[Tensor]]:
-        ov, graph = imported(), self._graph.clone()
-        graph.reshape({index: [rows, *shape[1:]] for index, shape in enumerate(self._shapes)})
-        graph = _channels_last(graph)
-        # The rest of an int8 network: what is not quantised.
-        half = "bf16" if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
-        precision = "f32" if self._dtype == torch.float32 else half
+        ov, precision = imported(), _precision(self._dtype)
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -126,18 +134,47 @@ class Network(nn.Module):
             "INFERENCE_PRECISION_HINT": precision,
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = _core().compile_model(graph, "CPU", settings)
-        request = compiled.create_infer_request()
+        with explained("a network that it can compile"):
+            graph = self._graph.clone()
+            graph.reshape({index: [rows, *shape[1:]] for index, shape in enumerate(self._shapes)})
+            compiled = _core().compile_model(_channels_last(graph), "CPU", settings)
+            request = compiled.create_infer_request()
+        if (got := compiled.get_property("INFERENCE_PRECISION_HINT")) != getattr(ov.Type, precision):
+            raise DeviceError(f"runtime openvino: expected to compute in {precision}, got {got.to_string()}")
         outputs = []
         for index, port in enumerate(compiled.outputs):
-            output = torch.empty(list(port.shape), dtype=torch.float32)
+            if (shape := port.partial_shape).is_dynamic or shape[0].get_length() != rows:
+                expected = f"a network that gives a row for each image, {rows}"
+                raise DeviceError(f"runtime openvino: expected {expected}, got {shape}")
+            output = torch.empty(list(port.shape), dtype=torch.float32, device="cpu")
             request.set_output_tensor(index, ov.Tensor(output.numpy(), shared_memory=True))
             outputs.append(output.permute(0, 3, 1, 2) if output.ndim == 4 else output)
         self._requests[rows] = request, outputs
         return self._requests[rows]
 
+    def __del__(self, getpid: Any = os.getpid, keep: Any = _keep, an_object: Any = _object) -> None:
+        """In a process that forked to let go would wait for threads that are not there.
+
+        The arguments are names that a process has no more when it ends.
+        """
+        requests = self.__dict__.get("_requests")
+        if requests and getpid() != self._process:
+            keep(an_object(requests))
+
     def __deepcopy__(self, memo: Any) -> Network:
         raise TypeError("a network of OpenVINO's is made anew, not copied")
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """What a network is asked to compute in; of an int8 one, what is not quantised."""
+    if dtype == torch.int8:
+        return "bf16" if "BF16" in _capabilities() else "f32"
+    return {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype]
+
+
+def _zeros(*shape: int) -> Tensor:
+    """On a CPU and in float32, whatever torch's defaults are."""
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
 
 
 def _rows_of(value: Tensor) -> Any:
@@ -157,17 +194,31 @@ def converted(network: nn.Module, examples: list[Tensor]) -> tuple[nn.Module, An
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    copied = copy.deepcopy(network).eval().requires_grad_(False)
-    if len(examples) == 1:
-        fold_batch_norms(copied, examples[0])
-    with quiet(), torch.no_grad():
+    with explained("a network that it can convert"), _tracing, quiet(), torch.no_grad():
+        copied = copy.deepcopy(network).eval().requires_grad_(False)
+        if len(examples) == 1:
+            fold_batch_norms(copied, examples[0])
         traced = torch.jit.trace(copied, tuple(examples), check_trace=False, strict=False)
         decoder = TorchScriptPythonDecoder(traced, example_input=tuple(examples))
         frontend = FrontEndManager().load_by_framework("pytorch")
         graph = frontend.convert(frontend.load(decoder))
-    graph.reshape({index: [-1, *example.shape[1:]] for index, example in enumerate(examples)})
-    apply_moc_transformations(graph, cf=False)
+        graph.reshape({index: [-1, *example.shape[1:]] for index, example in enumerate(examples)})
+        apply_moc_transformations(graph, cf=False)
     return copied, graph
+
+
+@contextmanager
+def explained(expected: str) -> Iterator[None]:
+    """What fails inside is a DeviceError of one line: the first of OpenVINO's that says what is wrong."""
+    try:
+        yield
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        told = [line for line in lines if line.startswith("-- ")] or [
+            line for line in lines if line and not line.startswith(("Exception from", "Check '"))
+        ]
+        got = told[0].removeprefix("-- ")[:300] if told else reason(error)
+        raise DeviceError(f"runtime openvino: expected {expected}, got {got}") from error
 
 
 def _channels_last(graph: Any) -> Any:
@@ -188,6 +239,10 @@ def _core() -> Any:
     return imported().Core()
 
 
+def _capabilities() -> list[str]:
+    return list(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
 def imported() -> Any:
     """The module `openvino`, without what tells its maker that it was imported."""
     if "openvino" not in sys.modules and _TELEMETRY not in sys.modules:
@@ -195,7 +250,7 @@ def imported() -> Any:
         try:
             import openvino
         finally:
-            del sys.modules[_TELEMETRY]
+            sys.modules.pop(_TELEMETRY, None)
     import openvino
 
     return openvino
