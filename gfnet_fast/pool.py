@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -25,7 +26,7 @@ from gfnet_fast.model.gfnet import GFNet
 
 SHORT = 20.0  # seconds of work at which a runtime is prepared at most, where a warm-up may take its time
 # What neither a copy nor a forked process takes over.
-_ENGINES = ("_engines", "_idle", "_lock", "_warming", "_failed", "choice")
+_ENGINES = ("_engines", "_idle", "_lock", "_warming", "_out", "choice")
 
 
 class Pool:
@@ -40,8 +41,6 @@ class Pool:
         How many have been given to engines.
     wanted : str
         "auto", or the name of the one runtime that engines are to have.
-    choice : Choice
-        What is known of the runtimes' speeds here.
     """
 
     def __init__(
@@ -66,9 +65,14 @@ class Pool:
         self._idle: list[Engine] = []
         self._lock = threading.Lock()  # over the lists, and over who sets thresholds last
         self._warming = threading.Lock()  # who warms up waits for those who do
-        self._failed: set[str] = set()  # names of runtimes that could not prepare this model
-        self.choice = Choice(self.config, self.dtype, self.device, cache() / "runtimes")
+        self._out: set[str] = set()  # names of runtimes that are not here, or have failed with this model
+        vars(self).pop("choice", None)
         watch(self)
+
+    @cached_property
+    def choice(self) -> Choice:
+        """What is known of the runtimes' speeds here, on as many threads as there are at its first use."""
+        return Choice(self.config, self.dtype, self.device, cache() / "runtimes")
 
     def begin_fork(self) -> bool:
         """In a process that has just forked: forget the engines, and say whether there were any."""
@@ -111,7 +115,7 @@ class Pool:
         """
         with self._lock:
             engine = self._idle.pop() if self._idle else None
-        engine = engine or self._build(self._first(), self._sizes(images))
+        engine = engine or self._begun(images)
         if runtime := self._better(engine, images):
             engine = self._moved(engine, runtime)
         elif (grown := self._grown(engine, images, self.images + images)) != engine.buckets:
@@ -128,8 +132,9 @@ class Pool:
         height, width = self.config.canvas
         black = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=self.device)
         with self._warming:
-            if self.mode == "latency" or self.deadline_ms is not None:
+            if self._hurries:
                 self._try_all()
+                self._leave(self._first())
             with self.engine(max(images, self.batch)) as engine:
                 engine.predict(black)
 
@@ -137,38 +142,66 @@ class Pool:
         """Whether a stream that has given `images` to `engine` should ask for another one."""
         return bool(self._better(engine, 0)) or self._grown(engine, images, self.images) != engine.buckets
 
-    def _first(self) -> str:
-        """The runtime of a new engine: the fastest where an image cannot wait for a better one later."""
+    @property
+    def _hurries(self) -> bool:
+        """Whether no image can wait until a better runtime has been prepared."""
+        return self.mode == "latency" or self.deadline_ms is not None
+
+    def _begun(self, images: int) -> Engine:
+        """A new engine; where its runtime fails and another may take its place, on that."""
+        while True:
+            runtime = self._first(images)
+            waits = self._hurries or runtimes()[runtime].trial == 0.0
+            try:
+                return self._build(runtime, self._sizes(images if waits else self.batch))
+            except Exception as error:
+                if self.wanted != "auto" or runtime == usable(self.device, self.dtype).name:
+                    raise
+                self._fail(runtime, error)
+
+    def _first(self, images: int = 0) -> str:
+        """The runtime of a new engine: of those that are known, the best for the work in sight."""
         if self.wanted != "auto":
             return self.wanted
-        if self.mode == "latency" or self.deadline_ms is not None:
-            known = {name: self.choice.seconds(name, 1) for name in runtimes() if name not in self._failed}
-            times = {name: seconds for name, seconds in known.items() if seconds}
-            if (best := min(times, key=times.__getitem__, default=None)) and self._has(best):
-                return best
-        elif self._engines:  # what was found to be better is not left again
-            return self._engines[-1].runtime
-        return usable(self.device, self.dtype).name
+        ready = usable(self.device, self.dtype).name
+        if self._hurries:
+            known = {name: self.choice.seconds(name, 1) for name in runtimes() if name not in self._out}
+            times = {name: seconds for name, seconds in known.items() if seconds and self._has(name)}
+            return min(times, key=times.__getitem__, default=ready)
+        if self._engines and (newest := self._engines[-1].runtime) not in self._out:
+            return newest  # what was found to be better is not left again
+        rows = self._sizes(images)[-1]
+        now = self.choice.seconds(ready, rows)
+        return (now and self._best(ready, now, rows, images, tries=False)) or ready
 
     def _has(self, runtime: str) -> bool:
         """Whether it is here, and has not failed."""
-        here = runtimes()[runtime].missing(self.device, self.dtype) is None
-        return here and runtime not in self._failed
+        if runtime not in self._out and runtimes()[runtime].missing(self.device, self.dtype) is not None:
+            self._out.add(runtime)  # to look for it takes a while
+        return runtime not in self._out
 
     def _better(self, engine: Engine, images: int) -> str | None:
         """A runtime that should take the place of the engine's now."""
         if self.wanted != "auto" or engine.mode is not Mode.THROUGHPUT:
             return None
-        count, rows = self.images + images, engine.buckets[-1]
+        rows = engine.buckets[-1]
         now = self.choice.seconds(engine.runtime, rows) or engine.seconds_an_image
-        saved = {}  # by a runtime that is worth it, seconds; of one that is not known, nothing yet
+        return self._best(engine.runtime, now, rows, images, tries=True)
+
+    def _best(self, current: str, now: float, rows: int, images: int, *, tries: bool) -> str | None:
+        """The runtime that saves most over `current`, where an image takes `now` seconds; None saves nothing.
+
+        It is known for launches of so many rows; or, with `tries`, there is work enough to find out.
+        """
+        count = self.images + images
+        saved = {}
         for name, runtime in runtimes().items():
             speed, then = self.choice.speed(name), self.choice.seconds(name, rows)
-            if name == engine.runtime or name in self._failed:
+            if name == current or name in self._out:
                 continue
             if speed is not None and then is not None:
                 saved[name] = count * (now - then) - speed.prepare
-            elif count * engine.seconds_an_image > runtime.trial:
+            elif tries and count * now > runtime.trial:
                 saved[name] = math.inf
         for name in sorted(saved, key=saved.__getitem__, reverse=True):
             if saved[name] > 0 and self._has(name):
@@ -192,15 +225,18 @@ class Pool:
 
     def _moved(self, engine: Engine, runtime: str) -> Engine:
         """An engine on another runtime; or `engine`, where that fails or is not faster."""
-        known = self.choice.speed(runtime) is not None
+        rows, better = engine.buckets[-1], None
+        known = self.choice.seconds(runtime, rows) is not None
         try:
             better = self._build(runtime, self._sizes(self.batch))
+            chosen = better if known else self._faster([engine, better], rows)
         except Exception as error:
             self._fail(runtime, error)
-            return engine
-        chosen = better if known or self._faster([engine, better], engine.buckets[-1]) is better else engine
+            chosen = engine
         with self._lock:
-            self._engines.remove(engine if chosen is better else better)
+            for other in (engine, better):
+                if other is not None and other is not chosen:
+                    self._engines.remove(other)
         return chosen
 
     def _faster(self, engines: list[Engine], rows: int) -> Engine:
@@ -212,15 +248,16 @@ class Pool:
         return engines[times.index(min(times))]
 
     def _fail(self, runtime: str, error: Exception) -> None:
-        self._failed.add(runtime)
+        self._out.add(runtime)
         said = f"{runtime} failed, going on without: {type(error).__name__}: {reason(error)}"
         warnings.warn(said, RuntimeWarning, stacklevel=2)
 
     def _try_all(self) -> None:
         """Find out how fast single images are on the runtimes that are prepared in seconds."""
-        known = self.choice.speed
+        if self.wanted != "auto":
+            return
         names = [name for name, runtime in runtimes().items() if runtime.trial <= SHORT and self._has(name)]
-        if self.wanted != "auto" or len(names) < 2 or all(known(name) for name in names):
+        if len(names) < 2 or all(self.choice.seconds(name, 1) for name in names):
             return
         engines = []
         for name in names:
@@ -228,7 +265,15 @@ class Pool:
                 engines.append(self._build(name, [1], keep=False))
             except Exception as error:
                 self._fail(name, error)
-        self._faster(engines, 1)
+        if len(engines) > 1:
+            self._faster(engines, 1)
+
+    def _leave(self, runtime: str) -> None:
+        """Let go of idle engines on other runtimes than this one."""
+        with self._lock:
+            for engine in [engine for engine in self._idle if engine.runtime != runtime]:
+                self._idle.remove(engine)
+                self._engines.remove(engine)
 
     def _replaced(self, engine: Engine, runtime: str, sizes: list[int]) -> Engine:
         better = self._build(runtime, sizes)

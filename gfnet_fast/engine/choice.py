@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.runtimes import runtimes
 from gfnet_fast.exits.identity import device_name
 from gfnet_fast.files import json_text, parse_json, read_text, write_text
+
+SECONDS = 1e-7, 1e5  # what a launch may take, and what is not believed of a file
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,11 @@ def _heard(name: str, told: dict[str, Any]) -> Speed | None:
     if told["version"] != _version(name):
         return None
     seconds = {int(rows): float(taken) for rows, taken in told["seconds"].items()}
-    prepare = float(told["prepare"])
-    if not all(0 < taken < math.inf for taken in (prepare, *seconds.values())):
+    prepare, (least, most) = float(told["prepare"]), SECONDS
+    if not (0 <= prepare < most and all(least < taken < most for taken in seconds.values())):
         raise ValueError("expected seconds")
+    if min(seconds, default=1) < 1:
+        raise ValueError("expected batch sizes")
     return Speed(prepare, seconds)
 
 
