@@ -268,7 +268,7 @@ def test_precisions_that_are_not_there(tiny):
     for dtype in ("float16", "float8", torch.float64):
         with pytest.raises(gf.DeviceError, match="dtype: expected"):
             gf.Predictor(tiny, device="cpu", dtype=dtype)
-    with pytest.raises(gf.DeviceError, match="runtime: expected one of .*, got 'sometimes'"):
+    with pytest.raises(gf.DeviceError, match=r"runtime: expected one of .*, got 'sometimes'"):
         gf.Predictor(tiny, device="cpu", runtime="sometimes")
 
 

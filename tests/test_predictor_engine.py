@@ -15,15 +15,14 @@ import torch
 from PIL import Image
 
 import gfnet_fast as gf
-from gfnet_fast import pool
 from gfnet_fast.engine.answers import PassError
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.engine.loop import Loop
 from gfnet_fast.engine.runtimes.inductor import Inductor
-from gfnet_fast.engine.runtimes.openvino import OpenVINO
+from gfnet_fast.quiet import quiet
 from gfnet_fast.sources import read_image
 from tests.conftest import expected_exits, random_images, tiny_model
-from tests.engine.engine_helpers import Wrapped, rows_of
+from tests.engine.engine_helpers import Wrapped, pretend, rows_of
 
 THRESHOLDS = (0.55, 0.75, 0.75, -1e8)
 
@@ -180,22 +179,7 @@ def test_an_image_that_cannot_be_computed_is_an_error_in_its_place(model, frames
 
 @pytest.fixture
 def built(monkeypatch):
-    """The runtimes of engines; all run on torch, inductor is said to be faster, and OpenVINO is not here."""
-    asked = []
-    original = Loop.__init__
-
-    def recording(self, model, *, runtime, **options):
-        asked.append(runtime)
-        original(self, model, **options)
-        self.runtime = runtime
-
-    monkeypatch.setattr(Loop, "__init__", recording)
-    monkeypatch.setattr(pool, "contest", lambda engines, rows: [TAKES[engine.runtime] for engine in engines])
-    monkeypatch.setattr(OpenVINO, "missing", lambda *_: "expected OpenVINO, got none")
-    return asked
-
-
-TAKES = {"torch": 4e-3, "inductor": 1e-3}
+    return pretend(monkeypatch, {"torch": 4e-3, "inductor": 1e-3})
 
 
 def test_a_runtime_is_tried_when_there_is_work_enough(model, frames, exact, built, monkeypatch):
@@ -380,9 +364,7 @@ def test_a_runtime_that_fails_is_a_warning_once(model, frames, exact, built, mon
 
     monkeypatch.setattr(Loop, "__init__", failing)
     predictor = predictor_of(model)
-    with pytest.warns(
-        RuntimeWarning, match="inductor failed, going on without: RuntimeError: no compiler"
-    ):
+    with pytest.warns(RuntimeWarning, match="inductor failed, going on without: RuntimeError: no compiler"):
         assert found(predictor.stream(frames)) == exact
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -495,3 +477,17 @@ def test_threads_that_warm_up_together_build_one_engine(model, built):
         list(pool.map(lambda _: predictor.warm_up(), range(8)))
     assert built == ["torch"]
     assert (audit.count, predictor._pool.images) == (0, 0)
+
+
+def test_what_is_not_shown_is_no_error_where_all_others_are():
+    """Whoever has put a filter first meanwhile."""
+    with quiet():
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with quiet():
+            warnings.warn("of a library", FutureWarning, stacklevel=1)
+        with pytest.raises(FutureWarning):
+            warnings.warn("of the user's", FutureWarning, stacklevel=1)
+    with quiet():
+        assert sum(one is warnings.filters[0] for one in warnings.filters) == 1

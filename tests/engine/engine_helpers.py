@@ -2,11 +2,15 @@
 
 import torch
 
+from gfnet_fast import pool
 from gfnet_fast._scheduler import CostTable
 from gfnet_fast.engine.engine import Engine
-from tests.conftest import expected_exits
+from gfnet_fast.engine.loop import Loop
+from gfnet_fast.engine.runtimes.openvino import OpenVINO
+from tests.conftest import expected_exits, tiny_model
 
 MODES = ("throughput", "latency", "deadline")
+NEAR = 1e-3  # of a pixel, and of a confidence: nearer ones may round to the other side
 
 
 def affine(buckets, fixed=1e-3, per_row=1e-4):
@@ -18,6 +22,12 @@ def engine_of(model, buckets=(1, 4), **options):
     costs = affine(buckets[-1:] if "invariance" in options else buckets)
     options = {"costs": costs, "layout": torch.channels_last, **options}
     return Engine(model, buckets=buckets, **options)
+
+
+def small_model(classifier="recurrent", **changes):
+    """A tiny one of few layers: to build engines on it takes a time for each."""
+    fewer = {"backbone_args": {"channels": [16, 16, 16, 32], "layers": [1, 1, 1, 1]}}
+    return tiny_model(classifier, **{**fewer, **changes})
 
 
 class Wrapped:
@@ -68,6 +78,16 @@ class FakeClock:
         return self.now
 
 
+def near(model, images, thresholds):
+    """Bool [B]: images whose trace comes within rounding of a threshold or of a pixel's edge; on the CPU."""
+    trace = model.trace(model.normalise(images))
+    room = torch.tensor(model.config.canvas, device=trace.actions.device) - model.config.patch_size
+    place = trace.actions * room
+    edge = (place - place.round()).abs() < NEAR
+    confidence = trace.logits.softmax(-1).amax(-1)
+    return edge.any(-1).any(0) | ((confidence - thresholds[:, None]).abs() < NEAR).any(0)
+
+
 def assert_as_trace(model, images, thresholds, out):
     label, step, origins = expected_exits(model, images, thresholds)
     assert torch.equal(out.exit_step, step)
@@ -94,3 +114,23 @@ def in_order(engine, count):
     assert sorted(tickets.tolist()) == list(range(count)), "nothing lost, nothing twice"
     columns = zip(*(a.prediction for a in answers), strict=True)
     return type(answers[0].prediction)(*(torch.cat(column)[tickets.argsort()] for column in columns))
+
+
+def pretend(monkeypatch, takes):
+    """The runtimes that engines are built for from now on, as they come; all run on torch.
+
+    `takes`: seconds of a launch that a contest finds; OpenVINO is here where it has some.
+    """
+    asked, original = [], Loop.__init__
+
+    def recording(self, model, *, runtime, **options):
+        asked.append(runtime)
+        original(self, model, **options)
+        self.runtime = runtime
+
+    monkeypatch.setattr(Loop, "__init__", recording)
+    monkeypatch.setattr(pool, "contest", lambda engines, rows: [takes[engine.runtime] for engine in engines])
+    reason = None if "openvino" in takes else "expected OpenVINO, got none"
+    monkeypatch.setattr(OpenVINO, "missing", lambda *_: reason)
+    monkeypatch.setattr(OpenVINO, "version", lambda _: "1")
+    return asked

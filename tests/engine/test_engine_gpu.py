@@ -28,7 +28,7 @@ from gfnet_fast.engine.launches import Launches
 from gfnet_fast.engine.prepare import lacks
 from gfnet_fast.training.digits import TASK
 from tests.conftest import expected_exits, random_images, tiny_model
-from tests.engine.engine_helpers import MODES, Wrapped, engine_of
+from tests.engine.engine_helpers import MODES, NEAR, Wrapped, engine_of, near
 from tests.engine.test_eager import random_thresholds
 
 DEVICE = os.environ.get("GFNET_GPU_TESTS", "cuda")
@@ -39,7 +39,6 @@ pytestmark = [
     ),
 ]
 captured = pytest.mark.skipif(DEVICE != "cuda", reason="expected CUDA graphs, got a CPU")
-NEAR = 1e-3  # of a pixel, and of a confidence: nearer ones may round to the other side
 
 
 @pytest.fixture(autouse=True)
@@ -62,16 +61,6 @@ def no_waits():
 def skip_unless_computed(dtype):
     if reason := lacks(torch.device(DEVICE), dtype):
         pytest.skip(reason)
-
-
-def near(model, images, thresholds):
-    """Bool [B]: images whose trace comes within rounding of a threshold or of a pixel's edge; on the CPU."""
-    trace = model.trace(model.normalise(images))
-    room = torch.tensor(model.config.canvas, device=trace.actions.device) - model.config.patch_size
-    place = trace.actions * room
-    edge = (place - place.round()).abs() < NEAR
-    confidence = trace.logits.softmax(-1).amax(-1)
-    return edge.any(-1).any(0) | ((confidence - thresholds[:, None]).abs() < NEAR).any(0)
 
 
 class Case(NamedTuple):

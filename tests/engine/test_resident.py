@@ -222,7 +222,14 @@ def test_the_map_is_kept_as_it_is_made(policy, layout):
         device=torch.device("cpu"),
     )  # fmt: skip
     stages = Stages(
-        model, arena, 2, runtime=runtimes()["torch"], dtype=torch.float32, fixed=False, queued=True, layout=layout
+        model,
+        arena,
+        2,
+        runtime=runtimes()["torch"],
+        dtype=torch.float32,
+        fixed=False,
+        queued=True,
+        layout=layout,
     )
     made = torch.randn(5, *map_shape).contiguous(memory_format=layout)
     kept = stages.stored(made)
