@@ -7,10 +7,11 @@ For one model (random weights of the conformance fixtures) and one set of images
     pass       that backbone on patches alone, likewise
     engine     this engine, likewise, at thresholds at which the images leave in shares p, p^2, ...
 
-`possible`: the engine's mean passes at the time of such a pass, as a share of the time that it takes. Its
-policy, thumbnails, crops, classifier and queue are what is missing to 1. `times`: how many times as fast as the
-static network on the same runtime in the same precision. `agreement`: of class and exit step with the trace in
-that precision, float32's for bfloat16. int8 is with all layers in it: random weights have no accuracy to lose.
+`possible`: the engine's mean passes at the time of such a pass, as a share of the time that it takes.
+Policy, thumbnails, crops, classifier and queue are what is missing to 1. `times`: how many times as fast as
+the static network on the same runtime in the same precision. `agreement`: of class and exit step with the
+trace in that precision, float32's for bfloat16. int8 is with all layers in it: random weights have no accuracy
+to lose.
 
 With `--latency` an engine in latency mode, one image at a time, and what its stages take.
 """

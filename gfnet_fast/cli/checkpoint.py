@@ -17,6 +17,7 @@ from gfnet_fast.text import plain
 
 if TYPE_CHECKING:
     from gfnet_fast.config import GFNetConfig
+    from gfnet_fast.model.gfnet import GFNet
 
 
 class Form(str, Enum):
