@@ -10,8 +10,8 @@ For one model (random weights of the conformance fixtures) and one set of images
 `possible`: the engine's mean passes at the time of such a pass, as a share of the time that it takes.
 Policy, thumbnails, crops, classifier and queue are what is missing to 1. `times`: how many times as fast as
 the static network on the same runtime in the same precision. `agreement`: of class and exit step with the
-trace in that precision, float32's for bfloat16. int8 is with all layers in it: random weights have no accuracy
-to lose.
+trace in that precision, float32's for bfloat16. int8 is with all layers in it: random weights have no
+accuracy to lose.
 
 With `--latency` an engine in latency mode, one image at a time, and what its stages take.
 """

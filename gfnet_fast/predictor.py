@@ -115,12 +115,12 @@ class Predictor:
         self.config = model.config
         self.batch = int(batch or BATCH.get(self.device.type, 64))
         self.dtype = named_dtype(dtype)
-        if self.dtype == torch.int8:
-            self._check_int8()
         if runtime == "auto":
             usable(self.device, self.dtype)
         else:
             runtime_of(runtime, self.device, self.dtype)
+        if self.dtype == torch.int8:
+            self._check_int8()
         self.mode, self.deadline_ms = mode, deadline_ms
         self._pool = Pool(
             self.model,

@@ -25,7 +25,7 @@ BENCH_HEAD = ",".join(BENCH) + "\n"
 
 def row(way, /, budget="", accuracy=80.0, speed=100.0, macs=2e6, **more):
     values = {
-        "model": "m <1>", "way": way, "budget_macs": budget, "dtype": "float32", "prepared": "folded",
+        "model": "m <1>", "way": way, "budget_macs": budget, "dtype": "float32", "runtime": "torch",
         "batch": 16, "images": 500, "machine": "cpu: test", "accuracy": accuracy, "mean_macs": macs,
         "shares": "0.5/0.3/0.2", "images_per_second": speed, "p25_ms": 9, "p50_ms": 10, "p75_ms": 11,
         "mean_steps": 1.7, "ideal": 0.5, "accuracy_low": accuracy - 1, "accuracy_high": accuracy + 1,
@@ -36,10 +36,10 @@ def row(way, /, budget="", accuracy=80.0, speed=100.0, macs=2e6, **more):
 ROWS = [
     row("engine", "1000000", 71.25, 314.0, 1e6),
     row("engine", "2000000", 78.5, 217.0, 2e6, default="yes"),
-    row("eager", "2000000", 78.5, 180.0, 2e6, default="yes", prepared="plain"),
+    row("eager", "2000000", 78.5, 180.0, 2e6, default="yes", runtime="plain"),
     row("engine", "2000000", 77.5, 434.0, 2e6, default="yes", dtype="bfloat16"),
     row("engine, all steps", "", 79, 120.0, 4e6),
-    row("official", "", 79, 31.0, 4e6, prepared="plain"),
+    row("official", "", 79, 31.0, 4e6, runtime="plain"),
     row("static", "", 12, 20.0, 9e6, mean_steps="", ideal=""),
 ]
 
@@ -68,7 +68,7 @@ def test_a_page_of_its_own_with_the_rows_numbers():
     for number in ("71.25 (70.2 to 72.2)", "9.000 / 10.000 / 11.000", ">2.00 *</td>"):
         assert number in page
     curve, speed = map(words, charts(page))
-    assert "engine (folded)" in curve
+    assert "engine (torch)" in curve
     assert "cost only" in speed
     assert bars(page) == [
         ("1.00", [50, 30, 20], "50 / 30 / 20"),
@@ -76,7 +76,7 @@ def test_a_page_of_its_own_with_the_rows_numbers():
         ("the official way: all steps, crop by crop", [7.14], "31, 1.00 x, 79.0 %"),
         ("images leave, batch by batch", [41.47], "180, 5.81 x, 78.5 %"),
         ("steps share full batches, batch norms folded", [50.0], "217, 7.00 x, 78.5 %"),
-        ("in bfloat16, folded", [100.0], "434, 14.00 x, 77.5 %"),
+        ("in bfloat16, torch", [100.0], "434, 14.00 x, 77.5 %"),
         ("static: the backbone on the full image", [4.61], "20, 0.65 x"),
     ]
 
@@ -203,7 +203,7 @@ def test_names_are_text_on_a_page(capsys, tmp_path):
         "way": "engine $\\frac{",
         "machine": "\u202e\ud800</p>",
         "data": '"><img src=x>',
-        "prepared": "<b>",
+        "runtime": "<b>",
     }
     rows = [row("official"), row("engine", "1", model=script, **names), row("static", model=script, **names)]
     metrics = {"stage": 0, "epoch": 0, "what": script, "loss": [1, 2]}

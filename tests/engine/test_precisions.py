@@ -118,7 +118,8 @@ def test_the_precision_that_was_asked_for_or_none(openvino, monkeypatch):
 @pytest.mark.parametrize(("can", "rest"), [("BF16", "bf16"), ("FP32", "f32")])
 def test_a_graph_in_memory_is_the_network(openvino, monkeypatch, tmp_path, can, rest):
     network, images = Small(), torch.randn(5, 3, 8, 8).contiguous(memory_format=torch.channels_last)
-    openvino.serialize(converted(network, [torch.zeros(SHAPE[0])]), tmp_path / "a.xml", tmp_path / "a.bin")
+    _, graph = converted(network, [torch.zeros(SHAPE[0])])
+    openvino.serialize(graph, tmp_path / "a.xml", tmp_path / "a.bin")
     graph = Graph((tmp_path / "a.xml").read_bytes(), (tmp_path / "a.bin").read_bytes())
     monkeypatch.setattr(openvino_file, "_capabilities", lambda: ["INT8", can])
     asked = recording(monkeypatch, getattr(openvino.Type, rest))
