@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -36,16 +37,31 @@ class Gates(nn.Module):
 
 
 def networks_of(model: GFNet) -> dict[str, nn.Module]:
-    """The networks that are quantised, in float32, by their names; as an engine's stages call them."""
+    """The networks that are quantised, in float32, by their names; as an engine's stages call them.
+
+    The encoders are the model's own.
+    """
     look = Look(model, torch.channels_last)
-    found = {
+    found: dict[str, nn.Module] = {
         "global_encoder": model.global_encoder,
         "local_encoder": model.local_encoder,
         "policy": look.state_encoder,
     }
     if isinstance(model.classifier, RecurrentClassifier):
         found["classifier"] = Gates(model.classifier.gru)
-    return {name: network.eval().requires_grad_(False) for name, network in found.items()}
+    return found
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """`model` in evaluation mode; what was in training mode is so again afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @torch.no_grad()
@@ -56,27 +72,32 @@ def views_of(model: GFNet, images: Iterable[Tensor], most: int, seed: int) -> di
     the maps that the policy reads, channels-last where it flattens them; the vectors and the hidden states.
     """
     seen: dict[str, list[Inputs]] = {name: [] for name in networks_of(model)}
-    linear = model.policy.flattens_first
-    for batch in images:
-        normalised = model.normalise(batch.to(model.device))
-        view, state = model.thumbnail(normalised), None
-        for step in range(1, model.config.steps + 1):
-            encoder = model.global_encoder if step == 1 else model.local_encoder
-            seen["global_encoder" if step == 1 else "local_encoder"].append((view,))
-            feature_map, feature = encoder(view)
-            if "classifier" in seen:
-                width = model.config.classifier_width
-                memory = feature.new_zeros(len(feature), width) if state is None else state.classifier
-                seen["classifier"].append((feature, memory))
-            _, state = model._classified((feature_map, feature), state, step)
-            if step < model.config.steps:
-                kept = feature_map.permute(0, 2, 3, 1).flatten(1) if linear else feature_map
-                seen["policy"].append((kept,))
-                action, state = model.look(state)
-                origins = crop_origins(action, model.config.canvas, model.config.patch_size)
-                view = crop_patches(normalised, origins, model.config.patch_size)
+    with _evaluating(model):
+        for batch in images:
+            _see(model, batch, seen)
     generator = torch.Generator().manual_seed(seed)
     return {name: _some(parts, most, generator) for name, parts in seen.items()}
+
+
+def _see(model: GFNet, batch: Tensor, seen: dict[str, list[Inputs]]) -> None:
+    """Append what each network sees of a batch, at every step."""
+    normalised = model.normalise(batch.to(model.device))
+    view, state = model.thumbnail(normalised), None
+    for step in range(1, model.config.steps + 1):
+        encoder = model.global_encoder if step == 1 else model.local_encoder
+        seen["global_encoder" if step == 1 else "local_encoder"].append((view,))
+        feature_map, feature = encoder(view)
+        if "classifier" in seen:
+            width = model.config.classifier_width
+            memory = feature.new_zeros(len(feature), width) if state is None else state.classifier
+            seen["classifier"].append((feature, memory))
+        _, state = model._classified((feature_map, feature), state, step)
+        if step < model.config.steps:
+            flat = model.policy.flattens_first
+            seen["policy"].append((feature_map.permute(0, 2, 3, 1).flatten(1) if flat else feature_map,))
+            action, state = model.look(state)
+            origins = crop_origins(action, model.config.canvas, model.config.patch_size)
+            view = crop_patches(normalised, origins, model.config.patch_size)
 
 
 def _some(parts: list[Inputs], most: int, generator: torch.Generator) -> Inputs:
