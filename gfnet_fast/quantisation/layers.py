@@ -2,7 +2,8 @@
 
 Weights are symmetric with a scale a channel, activations with one a tensor: their largest and least values on
 all inputs, since means over single inputs clip those that hold more than others. Weights take half of int8's
-range: processors without VNNI add pairs of products in 16 bits, and would overflow.
+range, but for those of depthwise convolutions: processors without VNNI add pairs of products in 16 bits, and
+would overflow.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Collection
-from contextlib import redirect_stdout
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,7 +100,8 @@ def _quantised(
     )
     rows = [tuple(column[row : row + 1].numpy() for column in ranges) for row in range(len(ranges[0]))]
     data = [row[0] if len(row) == 1 else dict(enumerate(row)) for row in rows]
-    with quiet(), redirect_stdout(io.StringIO()):  # its bars
+    # Its bars, and what torch says where it finds a CUDA toolkit and no GPU when NNCF imports its extensions.
+    with quiet(), redirect_stdout(io.StringIO()), _mute("torch.utils.cpp_extension"):
         return nncf.quantize(
             plain,
             nncf.Dataset(data),
@@ -158,6 +160,16 @@ def _outputs(graph: Any, inputs: tuple[Tensor, ...]) -> np.ndarray:
     compiled = imported().Core().compile_model(graph, "CPU", settings)
     found = compiled([column.numpy() for column in inputs])
     return np.array(found[len(compiled.outputs) - 1])
+
+
+@contextmanager
+def _mute(logger: str) -> Iterator[None]:
+    found = logging.getLogger(logger)
+    before, found.disabled = found.disabled, True
+    try:
+        yield
+    finally:
+        found.disabled = before
 
 
 def quantiser() -> Any:
