@@ -9,6 +9,8 @@ it, and its weights.
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from gfnet_fast.exits import BudgetWarning, ModelIdentity
 from gfnet_fast.exits.files import check_owner, from_content, to_json
 from gfnet_fast.files import json_text, parse_json, read_bytes, read_text, write_bytes, write_text
 from gfnet_fast.model.gfnet import GFNet
-from gfnet_fast.model.quantised import NETWORKS, Graph, Quantised
+from gfnet_fast.model.quantised import NETWORKS, Graph, Quantised, shapes_of
 
 SCHEMA_VERSION = 1
 HEAD, THRESHOLDS = "int8.json", "thresholds.int8.json"
@@ -41,6 +43,12 @@ OPERATIONS = frozenset({
     "Select", "Tile",
 })  # fmt: skip
 """What a network may be made of: nothing that reads a file, loops or is somebody's own."""
+
+WIDTHS = {
+    "boolean": 1, "i8": 1, "u8": 1, "f16": 2, "bf16": 2, "i32": 4, "u32": 4, "f32": 4, "i64": 8, "u64": 8,
+    "f64": 8,
+}  # fmt: skip
+"""Bytes of a constant's numbers."""
 
 
 def write_int8(quantised: Quantised, folder: Path) -> None:
@@ -81,43 +89,50 @@ def read_int8(model: GFNet, folder: Path, *, thresholds: bool = True) -> Quantis
     CheckpointError where a file is damaged; BudgetError where its thresholds are no calibration, or that of
     other networks.
     """
-    path = folder / HEAD
+    path, shapes = folder / HEAD, shapes_of(model)
     try:
-        head = parse_json(read_text(path))
-        if head["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"expected schema_version {SCHEMA_VERSION}, got {shown(head['schema_version'])}")
-        files, kept = dict(head["files"]), {str(name): tuple(map(str, n)) for name, n in head["kept"].items()}
-        wanted = {f"int8-{name}.{suffix}" for name in expected(model) for suffix in ("xml", "bin")}
-        if set(files) != wanted:
-            raise ValueError(f"expected the files {sorted(wanted)}, got {shown(sorted(map(str, files)))}")
-        about = dict(head["about"])
-    except Exception as error:  # not there, not JSON, or JSON of another form
-        raise CheckpointError(
-            f"{path}: expected what `gfnet-fast quantize` writes, got {reason(error)}"
-        ) from None
-    digest = model.weights_digest()
+        head = _head(parse_json(read_text(path)), tuple(shapes))
+    except (OSError, ValueError) as error:  # not to be read, not JSON, or JSON of another form
+        expected = "expected what `gfnet-fast quantize` writes"
+        raise CheckpointError(f"{path}: {expected}, got {reason(error)}; {ANEW}") from None
+    files, digest = head["files"], model.weights_digest()
     if head["weights"] != digest:
         said = f"expected networks made of the weights {digest}, got those of {shown(head['weights'])}"
         warnings.warn(f"{path}: {said}; they are left out; {ANEW}", BudgetWarning, stacklevel=5)
         return None
     graphs = {}
-    for name in expected(model):
+    for name in shapes:
         topology, weights = (
             _read(folder / f"int8-{name}.{suffix}", files[f"int8-{name}.{suffix}"], limit)
             for suffix, limit in (("xml", MAX_TOPOLOGY), ("bin", MAX_WEIGHTS))
         )
         _check(folder / f"int8-{name}.xml", topology, len(weights))
-        graphs[name] = Graph(topology, weights)
+        graphs[name] = Graph(topology, weights, shapes[name])
+    kept = {name: tuple(layers) for name, layers in head["kept"].items()}
     calibration = _calibration(model, folder / THRESHOLDS) if thresholds else None
-    return Quantised(graphs, digest, kept, about, calibration)
+    return Quantised(graphs, digest, kept, head["about"], calibration)
 
 
 ANEW = "make them anew with `gfnet-fast quantize`"
 
 
-def expected(model: GFNet) -> tuple[str, ...]:
-    """The networks that an int8 form of `model` has."""
-    return NETWORKS if model.config.classifier == "recurrent" else NETWORKS[:-1]
+def _head(head: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """What int8.json says of these networks; ValueError where that is something else."""
+    version = head.get("schema_version") if isinstance(head, dict) else None
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise ValueError(f"schema_version {shown(version)}, not {SCHEMA_VERSION}")
+    for key, kind in (("weights", str), ("files", dict), ("kept", dict), ("about", dict)):
+        if not isinstance(head.get(key), kind):
+            raise ValueError(f"{key} {shown(head.get(key))}, not a {kind.__name__}")
+    wanted = sorted(f"int8-{name}.{suffix}" for name in names for suffix in ("xml", "bin"))
+    if sorted(head["files"]) != wanted:
+        raise ValueError(f"the files {shown(sorted(head['files']))}, not {', '.join(wanted)}")
+    lists = [head["kept"].get(name) for name in names]
+    if set(head["kept"]) != set(names) or not all(isinstance(layers, list) for layers in lists):
+        raise ValueError(f"kept {shown(head['kept'])}, not a list of layers for each network")
+    if others := [layer for layers in lists for layer in layers if not isinstance(layer, str)]:
+        raise ValueError(f"the layer {shown(others[0])}, not a name")
+    return head
 
 
 def keep_int8(model: GFNet, folder: Path, *, stacklevel: int) -> None:
@@ -125,7 +140,7 @@ def keep_int8(model: GFNet, folder: Path, *, stacklevel: int) -> None:
     quantised = model.quantised
     if quantised is not None and quantised.weights != model.weights_digest():
         said = f"the networks in int8 are left out: they were made of other weights; {ANEW}"
-        warnings.warn(said, BudgetWarning, stacklevel + 1)
+        warnings.warn(said, BudgetWarning, stacklevel)
         quantised = None
     remove_int8(folder)
     if quantised is not None:
@@ -143,21 +158,38 @@ def _read(path: Path, digest: object, limit: int) -> bytes:
 
 
 def _check(path: Path, topology: bytes, size: int) -> None:
-    """CheckpointError unless it is made of known operations, its constants within `size` bytes."""
+    """CheckpointError unless it is made of known operations, its constants within `size` bytes.
+
+    It is read as OpenVINO reads it: in UTF-8 whatever it says of itself, and without namespaces.
+    """
     try:
-        if b"<!" in topology:
-            raise ValueError("a document type")
-        for layer in ElementTree.fromstring(topology).iter("layer"):
-            kind, opset = layer.get("type"), layer.get("version", "")
-            if kind not in OPERATIONS or not opset.startswith("opset"):
-                raise ValueError(f"the operation {shown(kind)} of {shown(opset)}")
-            data = layer.find("data")
-            if kind == "Const" and data is not None:
-                begin, length = int(data.get("offset", "-1")), int(data.get("size", "-1"))
-                if begin < 0 or length < 0 or begin + length > size:
-                    raise ValueError(f"a constant at {begin} of {length} bytes, of {size} that there are")
+        if b"<!" in topology or "\0" in topology.decode():
+            raise ValueError("a document type, a comment or another encoding")
+        for element in ElementTree.fromstring(topology, ElementTree.XMLParser(encoding="utf-8")).iter():
+            if "}" in element.tag:
+                raise ValueError("a namespace")
+            if element.tag == "layer":
+                _check_layer(element, size)
     except (ElementTree.ParseError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected a network of OpenVINO's, got {reason(error)}") from None
+        got = f"{reason(error)}; {ANEW}"
+        raise CheckpointError(f"{path}: expected a network of OpenVINO's, got {got}") from None
+
+
+def _check_layer(layer: ElementTree.Element, size: int) -> None:
+    kind, opset, data = layer.get("type"), layer.get("version", ""), layer.find("data")
+    if kind not in OPERATIONS or not opset.startswith("opset"):
+        raise ValueError(f"the operation {shown(kind)} of {shown(opset)}")
+    if kind != "Const":
+        return
+    facts = {} if data is None else data.attrib
+    width, sides = WIDTHS.get(facts.get("element_type", "")), facts.get("shape", "").replace(" ", "")
+    begin, length = facts.get("offset", ""), facts.get("size", "")
+    texts = [begin, length, *(sides.split(",") if sides else ())]
+    if width is None or not all(re.fullmatch("[0-9]{1,12}", text) for text in texts):
+        raise ValueError(f"a constant of {shown(facts)}")
+    start, count, *shape = map(int, texts)
+    if start + count > size or width * math.prod(shape) != count:
+        raise ValueError(f"a constant of {shown(facts)}, of {size} bytes that there are")
 
 
 def _calibration(model: GFNet, path: Path) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gfnet_fast.engine.runtimes.openvino import imported
@@ -20,7 +21,7 @@ from gfnet_fast.exits import Calibration, exit_steps
 from gfnet_fast.exits.path import position_of
 from gfnet_fast.intervals import paired
 from gfnet_fast.model.gfnet import GFNet
-from gfnet_fast.model.quantised import Graph, Quantised
+from gfnet_fast.model.quantised import Graph, Quantised, Shapes, shapes_of
 from gfnet_fast.quantisation.layers import quantise, quantiser
 from gfnet_fast.quantisation.views import networks_of, views_of
 
@@ -65,7 +66,8 @@ def quantised_model(
         products = not name.endswith("encoder")
         found[name] = quantise(network, seen[name], other[name], tolerance, products=products)
     versions = {name: importlib.metadata.version(name) for name in ("openvino", "nncf")}
-    graphs = {name: graph_of(layers.graph) for name, layers in found.items()}
+    shapes = shapes_of(model)
+    graphs = {name: graph_of(layers.graph, shapes[name]) for name, layers in found.items()}
     kept = {name: layers.kept for name, layers in found.items()}
     measured = {
         name: {"error": layers.error, "all_int8": layers.before, "layers": layers.layers}
@@ -78,15 +80,18 @@ def quantised_model(
 def whole(model: GFNet, images: Tensor) -> Graph:
     """The local backbone in int8 for whole images, uint8 ``[n, H, W, 3]``; all of its layers."""
     views = model.normalise(images[:RANGES])
-    return graph_of(quantise(model.local_encoder, (views,), (views[:1],), math.inf).graph)
+    with torch.no_grad():
+        outputs = tuple(tuple(found.shape[1:]) for found in model.local_encoder(views[:1]))
+    shapes = Shapes((tuple(views.shape[1:]),), outputs)
+    return graph_of(quantise(model.local_encoder, (views,), (views[:1],), math.inf).graph, shapes)
 
 
-def graph_of(model: Any) -> Graph:
+def graph_of(model: Any, shapes: Shapes) -> Graph:
     """An ov.Model in memory."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "graph.xml")
         imported().save_model(model, os.fspath(path), compress_to_fp16=False)
-        return Graph(path.read_bytes(), path.with_suffix(".bin").read_bytes())
+        return Graph(path.read_bytes(), path.with_suffix(".bin").read_bytes(), shapes)
 
 
 class Moved(NamedTuple):

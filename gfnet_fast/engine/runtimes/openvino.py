@@ -6,6 +6,7 @@ import copy
 import ctypes
 import importlib.metadata
 import importlib.util
+import math
 import os
 import sys
 import threading
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from gfnet_fast.engine.prepare import fold_batch_norms
 from gfnet_fast.engine.runtimes import PreparedEncoder, Runtime
-from gfnet_fast.errors import DeviceError, reason
+from gfnet_fast.errors import CheckpointError, DeviceError, reason, shown
 from gfnet_fast.forks import watch
 from gfnet_fast.model.quantised import Graph
 from gfnet_fast.quiet import quiet
@@ -29,6 +30,9 @@ INSTALL = "pip install 'gfnet-fast[openvino]'"
 _TELEMETRY = "openvino_telemetry"
 _tracing = threading.Lock()  # torch traces one module at a time
 _keep, _object = ctypes.pythonapi.Py_IncRef, ctypes.py_object
+
+MAX_VALUES = 2**28
+"""Numbers that a value in a network of a file's may have for an image."""
 
 
 class OpenVINO(Runtime):
@@ -104,9 +108,7 @@ class Network(nn.Module):
         super().__init__()
         if isinstance(network, Graph):
             self._kept: Any = network
-            weights = np.frombuffer(network.weights, np.uint8)
-            with explained("a graph that it can read"):
-                self._graph = _core().read_model(network.topology, imported().Tensor(weights))
+            self._graph = read(network)
         else:
             self._kept, self._graph = converted(network, [_zeros(*shape) for shape in shapes])
         self._shapes, self._dtype, self._process = shapes, dtype, os.getpid()
@@ -175,6 +177,37 @@ def _precision(dtype: torch.dtype) -> str:
 def _zeros(*shape: int) -> Tensor:
     """On a CPU and in float32, whatever torch's defaults are."""
     return torch.zeros(shape, dtype=torch.float32, device="cpu")
+
+
+def read(graph: Graph) -> Any:
+    """The ov.Model of a network, in that one's memory; CheckpointError where it is none, or not of its shapes."""
+    try:
+        found = _core().read_model(graph.topology, imported().Tensor(np.frombuffer(graph.weights, np.uint8)))
+        inputs = tuple(_sides(port) for port in found.inputs)
+        sized = found.clone()
+        sized.reshape({index: [2, *shape] for index, shape in enumerate(graph.shapes.inputs)})
+        outputs = tuple(_sides(port) for port in sized.outputs)
+        largest = max(math.prod(_sides(port)) for node in sized.get_ops() for port in node.outputs())
+    except Exception as error:  # what OpenVINO cannot read fails in its own ways, over many lines
+        got = f"one that fails: {' '.join(str(error).split())[:300] or type(error).__name__}"
+        raise CheckpointError(f"int8: expected a network that OpenVINO reads, got {got}") from None
+    if (inputs, outputs) != graph.shapes:
+        wanted = f"{_said(graph.shapes.inputs)} to {_said(graph.shapes.outputs)}"
+        got = f"{_said(inputs)} to {_said(outputs)}"
+        raise CheckpointError(f"int8: expected a network of an image's {wanted}, got one of {got}")
+    if largest > MAX_VALUES:
+        expected = f"a network with at most {MAX_VALUES} numbers in a value"
+        raise CheckpointError(f"int8: expected {expected}, got one of {largest}")
+    return found
+
+
+def _sides(port: Any) -> tuple[int, ...]:
+    """The shape of a value without the rows, which come first; -1 for a side that is not known."""
+    return tuple(side.get_length() if side.is_static else -1 for side in port.partial_shape)[1:]
+
+
+def _said(shapes: tuple[tuple[int, ...], ...]) -> str:
+    return shown([list(shape) for shape in shapes])
 
 
 def _rows_of(value: Tensor) -> Any:
