@@ -1,4 +1,4 @@
-"""One network in int8: which layers stay float, the errors that are told, the ranges, and what it leaves alone."""
+"""One network in int8: which layers stay float, the errors that are told, the ranges, what is left alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPOILED = "__module.spoiled/aten::_convolution/Convolution"
 
 
 class Net(nn.Module):
-    """With a sum and a depthwise convolution; what `spoiled` reads is a thousand times larger in one channel."""
+    """With a sum and a depthwise convolution; what `spoiled` reads is `factor` times larger in a channel."""
 
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__()

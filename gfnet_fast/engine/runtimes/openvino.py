@@ -180,7 +180,7 @@ def _zeros(*shape: int) -> Tensor:
 
 
 def read(graph: Graph) -> Any:
-    """The ov.Model of a network, in that one's memory; CheckpointError where it is none, or not of its shapes."""
+    """The ov.Model of a network, in its memory; CheckpointError where it is none, or of other shapes."""
     try:
         found = _core().read_model(graph.topology, imported().Tensor(np.frombuffer(graph.weights, np.uint8)))
         inputs = tuple(_sides(port) for port in found.inputs)
