@@ -10,8 +10,8 @@ import gfnet_fast as gf
 from gfnet_fast.engine.runtimes import openvino as openvino_file
 from gfnet_fast.engine.runtimes import runtime_of, runtimes, usable
 from gfnet_fast.engine.runtimes.openvino import Network, converted
-from gfnet_fast.errors import DeviceError
-from gfnet_fast.model.quantised import Graph
+from gfnet_fast.errors import CheckpointError, DeviceError
+from gfnet_fast.model.quantised import Graph, Shapes
 from tests.conftest import random_images
 from tests.engine.engine_helpers import small_model
 
@@ -120,7 +120,8 @@ def test_a_graph_in_memory_is_the_network(openvino, monkeypatch, tmp_path, can, 
     network, images = Small(), torch.randn(5, 3, 8, 8).contiguous(memory_format=torch.channels_last)
     _, graph = converted(network, [torch.zeros(SHAPE[0])])
     openvino.serialize(graph, tmp_path / "a.xml", tmp_path / "a.bin")
-    graph = Graph((tmp_path / "a.xml").read_bytes(), (tmp_path / "a.bin").read_bytes())
+    shapes = Shapes(((3, 8, 8),), ((4, 6, 6), (4,)))
+    graph = Graph((tmp_path / "a.xml").read_bytes(), (tmp_path / "a.bin").read_bytes(), shapes)
     monkeypatch.setattr(openvino_file, "_capabilities", lambda: ["INT8", can])
     asked = recording(monkeypatch, getattr(openvino.Type, rest))
     found = Network(graph, SHAPE, torch.int8)(images)
@@ -128,5 +129,5 @@ def test_a_graph_in_memory_is_the_network(openvino, monkeypatch, tmp_path, can, 
     for one, other in zip(found, network(images), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert found[0].is_contiguous(memory_format=torch.channels_last)
-    with pytest.raises(DeviceError, match="runtime openvino: expected a graph that it can read, got "):
-        Network(Graph(graph.topology[:99], graph.weights), SHAPE, torch.int8)
+    with pytest.raises(CheckpointError, match="int8: expected a network that OpenVINO reads, got one that "):
+        Network(Graph(graph.topology[:99], graph.weights, shapes), SHAPE, torch.int8)
