@@ -14,7 +14,7 @@ from stand_ins import make
 
 from gfnet_fast import predictor
 
-MARKED = 25  # blocks that do not run, or not all of whose commands do; each further one is a decision
+MARKED = 26  # blocks that do not run, or not all of whose commands do; each further one is a decision
 
 
 @pytest.fixture(scope="module")
