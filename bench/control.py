@@ -25,11 +25,11 @@ from tasks import Task
 from torch import Tensor
 
 from gfnet_fast._scheduler import Stage
-from gfnet_fast.benchmark import arithmetic, times_over
 from gfnet_fast.engine.blocks import Block
 from gfnet_fast.engine.capture import captured
 from gfnet_fast.engine.engine import Engine
 from gfnet_fast.evaluation import time_in_turn
+from gfnet_fast.ways import arithmetic, times_over
 
 Run = Callable[[], Any]
 MANY = 50

@@ -46,13 +46,13 @@ from measuring import (  # noqa: E402
 from rows import commit  # noqa: E402
 from tasks import Task  # noqa: E402
 
-from gfnet_fast.benchmark import arithmetic, official, static, times_over  # noqa: E402
 from gfnet_fast.engine.capture import captured  # noqa: E402
 from gfnet_fast.engine.eager import EagerEngine  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
 from gfnet_fast.engine.prepare import exact_float32  # noqa: E402
 from gfnet_fast.evaluation import time_in_turn  # noqa: E402
 from gfnet_fast.tables import merge_rows  # noqa: E402
+from gfnet_fast.ways import arithmetic, official, static, times_over  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "engine.csv"
 KEY = ("config", "share", "batch", "dtype", "runtime", "way", "machine")

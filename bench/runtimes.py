@@ -34,7 +34,7 @@ from fixtures import Steps, config_of, images_of, model_of, steps_of  # noqa: E4
 from measuring import agreement, kind, machine, shared_thresholds  # noqa: E402
 from rows import commit  # noqa: E402
 
-from gfnet_fast.benchmark import computed, official, static, times_over  # noqa: E402
+from gfnet_fast.benchmark import computed  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
 from gfnet_fast.engine.int8 import in_int8  # noqa: E402
 from gfnet_fast.engine.prepare import exact_float32  # noqa: E402
@@ -43,6 +43,7 @@ from gfnet_fast.engine.stages import parts_of  # noqa: E402
 from gfnet_fast.evaluation import time_in_turn  # noqa: E402
 from gfnet_fast.quantisation.model import quantised_model, whole  # noqa: E402
 from gfnet_fast.tables import merge_rows  # noqa: E402
+from gfnet_fast.ways import official, static, times_over  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "runtimes.csv"
 KEY = ("config", "batch", "way", "runtime", "dtype", "machine")

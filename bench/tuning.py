@@ -27,11 +27,11 @@ from measuring import Table, parser, run_parts, shared_thresholds, sized, steady
 from tasks import Task  # noqa: E402
 
 from gfnet_fast._scheduler import Stage  # noqa: E402
-from gfnet_fast.benchmark import predict, times_over  # noqa: E402
 from gfnet_fast.engine.capture import captured  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
 from gfnet_fast.engine.runtimes import runtime_of  # noqa: E402
 from gfnet_fast.evaluation import time_in_turn  # noqa: E402
+from gfnet_fast.ways import predict, times_over  # noqa: E402
 
 BACKBONES = (*CONFIGS, "regnety_600m_96_T5", "efficientnet_b2_128_T4", "densenet121_96_T5")
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}

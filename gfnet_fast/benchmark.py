@@ -14,7 +14,6 @@ static network on the best of them is what somebody would take instead.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +29,7 @@ from torch import Tensor
 from gfnet_fast import __version__
 from gfnet_fast.engine.eager import EagerEngine
 from gfnet_fast.engine.engine import Engine
-from gfnet_fast.engine.prepare import best_time, exact_float32
+from gfnet_fast.engine.prepare import exact_float32
 from gfnet_fast.engine.runtimes import runtime_of, runtimes
 from gfnet_fast.errors import BudgetError, GFNetError, InputError, shown
 from gfnet_fast.evaluation import CHUNK, Array, time_in_turn
@@ -40,9 +39,9 @@ from gfnet_fast.exits.rule import Floats
 from gfnet_fast.intervals import wilson
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.macs import static_macs
-from gfnet_fast.model.quantised import Graph
 from gfnet_fast.pool import SHORT
 from gfnet_fast.tables import check_table, merge_rows
+from gfnet_fast.ways import Answers, arithmetic, official, predict, static, times_over, whole_in_int8
 
 RUN = ("model", "machine", "batch", "data")
 """What rows of one run have in common; a later run takes their place."""
@@ -54,9 +53,6 @@ FIELDS = (
 )  # fmt: skip
 GATE = 0.999
 """Share of the images whose class and exit step have to be those of the trace, in float32."""
-
-Answers = tuple[Tensor, Tensor]
-"""Classes and exit steps, int64 ``[n]`` each."""
 
 
 class BenchmarkError(GFNetError, RuntimeError):
@@ -249,21 +245,6 @@ def _row_at(model: GFNet, dtype: str, cost: float) -> Floats:
     return row
 
 
-def whole_in_int8(model: GFNet, images: Tensor) -> Graph | None:
-    """The local backbone on whole images in int8; None where NNCF is not here."""
-    from gfnet_fast.quantisation.model import whole
-
-    if importlib.util.find_spec("nncf") is None:
-        return None
-    return whole(model, images)
-
-
-def predict(engine: Engine | EagerEngine, images: Tensor, row: Tensor) -> Answers:
-    """Classes and exit steps at these thresholds, float32 ``[T]``."""
-    out = engine.predict(images, row)
-    return out.class_id, out.exit_step
-
-
 def _accuracy(model: GFNet, contender: Contender, answer: Answers, labels: Tensor) -> dict[str, Any]:
     """What a contender is, how good it is, and what its mean image costs."""
     classes, exits = (part.cpu() for part in answer)
@@ -299,93 +280,6 @@ def _speed(seconds: Array) -> dict[str, str]:
         "images_per_second": 1 / middle,
     }
     return {name: f"{number:.6g}" for name, number in numbers.items()}
-
-
-def official(model: GFNet, images: Tensor, batch: int) -> Callable[[], Answers]:
-    """Evaluation as in the official code: every step, crops cut one by one at numbers read from the host."""
-    size = model.config.patch_size
-    down, across = (side - size for side in model.config.canvas)
-
-    @torch.no_grad()
-    def run() -> Answers:
-        classes = []
-        for chunk in images.split(batch):
-            chunk = model.normalise(chunk)
-            logits, state = model.glance(chunk)
-            for step in range(2, model.config.steps + 1):
-                action, state = model.look(state)
-                crops = []
-                for image, (row, column) in zip(chunk, action, strict=True):
-                    top, left = int(row.item() * down), int(column.item() * across)
-                    crops.append(image[:, top : top + size, left : left + size])
-                logits, state = model.next_step(torch.stack(crops), state, step)
-            classes.append(logits.argmax(1))
-        labels = torch.cat(classes)
-        return labels, torch.full_like(labels, model.config.steps)
-
-    return run
-
-
-def static(
-    model: GFNet,
-    images: Tensor,
-    batch: int,
-    runtime: str = "torch",
-    dtype: torch.dtype = torch.float32,
-    encoder: Any = None,
-) -> Callable[[], Answers]:
-    """The local backbone and its own head on whole images, on a runtime.
-
-    Its batch is `batch` or a quarter of it, whichever is faster: an image is many times a patch. `encoder`:
-    the backbone where it is not the model's own but a graph of it in int8.
-    """
-    config, head = model.config, model.local_encoder.head
-    size, prepares = min(batch, len(images)), runtime_of(runtime, model.device, dtype)
-    kept = prepares.kept(dtype)
-
-    @torch.no_grad()
-    def run(size: int) -> Answers:
-        parts = (model.normalise(part) for part in images.split(size))
-        views = (part.to(kept, memory_format=torch.channels_last) for part in parts)
-        found = [head(whole(view)[1].float()) for view in views]
-        classes = torch.cat(found).argmax(1)
-        return classes, torch.ones_like(classes)
-
-    with torch.no_grad(), prepares.preparing():
-        prepared = prepares.encoder(encoder or model.local_encoder, config.canvas, size, dtype, None)
-        whole = prepares.whole(prepared)
-        times = {n: best_time(partial(run, n), model.device, 0) for n in (size, max(1, size // 4))}
-    return partial(run, min(times, key=lambda n: times[n]))
-
-
-def times_over(run: Callable[[], Any], count: int) -> Callable[[], None]:
-    """`count` calls as one, for what is too short to be timed alone."""
-
-    def repeated() -> None:
-        for _ in range(count):
-            run()
-
-    return repeated
-
-
-def arithmetic(engine: Engine, step: int) -> Callable[[], object]:
-    """The networks of a full batch of glances (step 1) or focus passes (2), and nothing else."""
-    stages, rows, arena = engine.stages, engine.buckets[-1], engine.arena
-    patches = torch.randn(rows, 3, arena.patch, arena.patch, device=arena.device).to(stages.kept)
-    patches = patches.contiguous(memory_format=torch.channels_last)
-    maps, policy, memory = (t[:rows].contiguous() for t in (arena.feature_map, arena.policy, arena.memory))
-    room = arena.room[:rows].contiguous()
-    steps = torch.full((rows,), step, dtype=torch.int32, device=arena.device)
-
-    @torch.no_grad()
-    def run() -> None:
-        if step == 1:
-            stages.classifier.first(stages.encode_glance(patches)[1])
-        else:
-            stages.look(maps, policy, room)
-            stages.classify(stages.encode_focus(patches)[1], memory, steps)
-
-    return run
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from gfnet_fast.benchmark import official, static
 from gfnet_fast.checkpoints import load, official_checkpoint
 from gfnet_fast.checkpoints.official import check_official
 from gfnet_fast.config import GFNetConfig
@@ -25,6 +24,7 @@ from gfnet_fast.results import Prediction
 from gfnet_fast.sources import open_image, read_image
 from gfnet_fast.training.config import checked, model_config
 from gfnet_fast.training.evaluate import oracle_crops, saliency_crops, step_logits
+from gfnet_fast.ways import official, static
 from tests.conftest import random_images, tiny_config, tiny_model
 from tests.engine.engine_helpers import MODES, assert_as_trace, engine_of
 from tests.engine.test_eager import random_thresholds

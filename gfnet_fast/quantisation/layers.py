@@ -115,14 +115,14 @@ def _quantised(
 def _quantised_layers(graph: Any, plain: Any) -> list[str]:
     """Names of the operations of `plain` that take int8 in `graph`: convolutions, sums, means."""
     known = {node.get_friendly_name(): node for node in plain.get_ops()}
-    found = []
+    constant, found = _constants(graph), []
     for node in graph.get_ops():
         name = node.get_friendly_name()
         ports = zip(node.inputs(), known[name].inputs(), strict=True) if name in known else ()
         for port, before in ports:
             source, exact = (each.get_source_output().get_node() for each in (port, before))
-            kinds = source.get_type_name(), exact.get_type_name()
-            if kinds[0] == "FakeQuantize" if not _is_constant(source) else kinds[0] != kinds[1]:
+            kind = source.get_type_name()
+            if kind != exact.get_type_name() if source.get_name() in constant else kind == "FakeQuantize":
                 found.append(name)
                 break
     return found
@@ -130,23 +130,28 @@ def _quantised_layers(graph: Any, plain: Any) -> list[str]:
 
 def _only(graph: Any, plain: Any, names: Collection[str], name: str) -> Any:
     """`graph` with all layers of `names` but one as they are in `plain`."""
-    mixed, exact = graph.clone(), {node.get_friendly_name(): node for node in plain.clone().get_ops()}
+    mixed, exact = graph.clone(), plain.clone()
+    constant, known = _constants(exact), {node.get_friendly_name(): node for node in exact.get_ops()}
     for node in mixed.get_ops():
         if node.get_friendly_name() not in names or node.get_friendly_name() == name:
             continue
-        for port, source in zip(node.inputs(), exact[node.get_friendly_name()].inputs(), strict=True):
-            before, constant = port.get_source_output().get_node(), source.get_source_output()
-            if _is_constant(constant.get_node()):
-                port.replace_source_output(constant)
+        for port, source in zip(node.inputs(), known[node.get_friendly_name()].inputs(), strict=True):
+            before, own = port.get_source_output().get_node(), source.get_source_output()
+            if own.get_node().get_name() in constant:
+                port.replace_source_output(own)
             elif before.get_type_name() == "FakeQuantize":
                 port.replace_source_output(before.input(0).get_source_output())
     return mixed
 
 
-def _is_constant(node: Any) -> bool:
-    if node.get_type_name() == "Parameter":
-        return False
-    return all(_is_constant(port.get_source_output().get_node()) for port in node.inputs())
+def _constants(graph: Any) -> set[str]:
+    """Unique names of the operations that no input of the network changes."""
+    found: set[str] = set()
+    for node in graph.get_ordered_ops():
+        sources = (port.get_source_output().get_node() for port in node.inputs())
+        if node.get_type_name() != "Parameter" and all(source.get_name() in found for source in sources):
+            found.add(node.get_name())
+    return found
 
 
 def _error(graph: Any, inputs: tuple[Tensor, ...], exact: np.ndarray) -> float:

@@ -8,12 +8,12 @@ import torch
 from cli_runner import run, save_by_class
 
 import gfnet_fast as gf
-from gfnet_fast import benchmark
 from gfnet_fast.benchmark import FIELDS, BenchmarkError, Options, merge_csv, run_benchmark
 from gfnet_fast.engine.eager import EagerEngine
 from gfnet_fast.exits import ModelIdentity, calibrate
 from gfnet_fast.model.macs import static_macs
 from gfnet_fast.tables import read_rows
+from gfnet_fast.ways import official
 from tests.conftest import expected_exits, random_images, tiny_model
 
 OPTIONS = Options(budgets=2, batch=4, rounds=3, baseline_images=6)
@@ -80,7 +80,7 @@ def test_no_speed_of_wrong_answers(model, monkeypatch):
 
 def test_the_official_way_is_all_steps_of_the_trace(model):
     images = random_images(10, 80, seed=1)
-    classes, exits = benchmark.official(model, images, 4)()
+    classes, exits = official(model, images, 4)()
     assert torch.equal(classes, model.trace(model.normalise(images)).logits[-1].argmax(-1))
     assert exits.tolist() == [4] * 10
 
