@@ -16,7 +16,8 @@ from gfnet_fast.errors import DeviceError
 openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 
-from gfnet_fast.quantisation.layers import quantise, quantiser  # noqa: E402
+from gfnet_fast.engine.runtimes.openvino import converted  # noqa: E402
+from gfnet_fast.quantisation.layers import _constants, quantise, quantiser  # noqa: E402
 
 SPOILED = "__module.spoiled/aten::_convolution/Convolution"
 
@@ -143,3 +144,30 @@ def test_what_to_install_where_it_is_missing(monkeypatch, missing):
     assert missing in said
     assert "\n" not in said
     assert "NNCF_CI" not in os.environ
+
+
+class Deep(nn.Module):
+    """Deeper than Python calls functions, each sum with two ways to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        for _ in range(300):
+            x = x.abs() + x
+        return x
+
+
+def test_networks_deeper_than_the_stack():
+    held, graph = converted(Deep(), [torch.zeros(2, 3, 4, 4)])
+    constant, depth = _constants(graph), len(graph.get_ops())
+    assert depth > 600
+    assert {node.get_type_name() for node in graph.get_ops() if node.get_name() in constant} <= {
+        "Constant",
+        "Convert",
+        "Reshape",
+        "ShapeOf",
+    }
+    del held
