@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
@@ -37,7 +38,7 @@ class PreparedEncoder(Protocol):
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
-class Runtime:
+class Runtime(ABC):
     """A way to compute networks; one object each, without a state that predictions change.
 
     Attributes
@@ -49,9 +50,9 @@ class Runtime:
     name: ClassVar[str]
     trial: ClassVar[float]
 
+    @abstractmethod
     def missing(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """Why it cannot compute in `dtype` on `device` here; None where it can."""
-        raise NotImplementedError
 
     def version(self) -> str:
         """Of what its speed depends on."""
@@ -65,6 +66,7 @@ class Runtime:
         """Round the building of an engine."""
         return nullcontext()
 
+    @abstractmethod
     def encoder(
         self,
         encoder: Any,
@@ -79,11 +81,10 @@ class Runtime:
         :class:`~gfnet_fast.model.quantised.Graph`; `layout` is the map's where the runtime leaves that open,
         and measured on `rows` rows without it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def layer(self, layer: Any, dtype: torch.dtype, *shapes: tuple[int, ...]) -> nn.Module:
         """A module, or a Graph, on weights of its own, of inputs ``[n, *shape]`` each, maps channels-last."""
-        raise NotImplementedError
 
     def whole(self, run: Run) -> Run:
         """Several prepared networks and what lies between, as one function of one shape a bucket."""
