@@ -12,6 +12,7 @@ from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import CheckpointError, DeviceError, reason, shown
 from gfnet_fast.exits import ModelIdentity
 from gfnet_fast.exits.files import assigned
+from gfnet_fast.folder import THRESHOLDS
 from gfnet_fast.hub import fetch, nearest, source_of
 from gfnet_fast.model.gfnet import GFNet
 
@@ -60,7 +61,7 @@ def load(
         config = source.config
     model = _read(place, config)
     if model.calibration is not None and model.calibration.model.weights is None:
-        where = str(place / "thresholds.json")
+        where = str(place / THRESHOLDS)
         model.calibration = assigned(model.calibration, ModelIdentity.of(model), where=where, stacklevel=3)
     return model.to(target).eval()
 

@@ -20,11 +20,11 @@ from gfnet_fast.errors import BudgetError, CheckpointError, reason, shown
 from gfnet_fast.exits import BudgetWarning, ModelIdentity
 from gfnet_fast.exits.files import check_owner, from_content, to_json
 from gfnet_fast.files import json_text, parse_json, read_bytes, read_text, write_bytes, write_text
+from gfnet_fast.folder import INT8, NETWORKS_INT8, THRESHOLDS_INT8
 from gfnet_fast.model.gfnet import GFNet
-from gfnet_fast.model.quantised import NETWORKS, Graph, Quantised, shapes_of
+from gfnet_fast.model.quantised import Graph, Quantised, shapes_of
 
 SCHEMA_VERSION = 1
-HEAD, THRESHOLDS = "int8.json", "thresholds.int8.json"
 
 MAX_TOPOLOGY = 16 * 2**20
 """Bytes of a network's XML."""
@@ -60,9 +60,9 @@ def write_int8(quantised: Quantised, folder: Path) -> None:
             write_bytes(folder / file, content)
             digests[file] = hashlib.sha256(content).hexdigest()
     if quantised.calibration is not None:
-        write_text(folder / THRESHOLDS, to_json(quantised.calibration))
+        write_text(folder / THRESHOLDS_INT8, to_json(quantised.calibration))
     else:
-        (folder / THRESHOLDS).unlink(missing_ok=True)
+        (folder / THRESHOLDS_INT8).unlink(missing_ok=True)
     head = {
         "schema_version": SCHEMA_VERSION,
         "weights": quantised.weights,
@@ -70,16 +70,12 @@ def write_int8(quantised: Quantised, folder: Path) -> None:
         "kept": {name: list(layers) for name, layers in quantised.kept.items()},
         "about": dict(quantised.about),
     }
-    write_text(folder / HEAD, json_text(head))
+    write_text(folder / INT8, json_text(head))
 
 
 def remove_int8(folder: Path) -> None:
     """Whatever there is of an int8 form."""
-    for file in (
-        HEAD,
-        THRESHOLDS,
-        *(f"int8-{name}.{suffix}" for name in NETWORKS for suffix in ("xml", "bin")),
-    ):
+    for file in (INT8, THRESHOLDS_INT8, *NETWORKS_INT8):
         (folder / file).unlink(missing_ok=True)
 
 
@@ -89,7 +85,7 @@ def read_int8(model: GFNet, folder: Path, *, thresholds: bool = True) -> Quantis
     CheckpointError where a file is damaged; BudgetError where its thresholds are no calibration, or that of
     other networks.
     """
-    path, shapes = folder / HEAD, shapes_of(model)
+    path, shapes = folder / INT8, shapes_of(model)
     try:
         head = _head(parse_json(read_text(path)), tuple(shapes))
     except (OSError, ValueError) as error:  # not to be read, not JSON, or JSON of another form
@@ -109,7 +105,7 @@ def read_int8(model: GFNet, folder: Path, *, thresholds: bool = True) -> Quantis
         _check(folder / f"int8-{name}.xml", topology, len(weights))
         graphs[name] = Graph(topology, weights, shapes[name])
     kept = {name: tuple(layers) for name, layers in head["kept"].items()}
-    calibration = _calibration(model, folder / THRESHOLDS) if thresholds else None
+    calibration = _calibration(model, folder / THRESHOLDS_INT8) if thresholds else None
     return Quantised(graphs, digest, kept, head["about"], calibration)
 
 

@@ -24,13 +24,14 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from gfnet_fast.checkpoints.beginnings import what_else
-from gfnet_fast.checkpoints.int8 import HEAD, keep_int8, read_int8
+from gfnet_fast.checkpoints.int8 import keep_int8, read_int8
 from gfnet_fast.checkpoints.tensors import assemble, build
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import BudgetError, CheckpointError, reason, shown
 from gfnet_fast.exits import BudgetWarning, Calibration, ModelIdentity
 from gfnet_fast.exits.files import check_owner, from_content, to_json
 from gfnet_fast.files import json_text, open_regular, parse_json, read_text, write_bytes, write_text
+from gfnet_fast.folder import CONFIG, INT8, THRESHOLDS, WEIGHTS
 from gfnet_fast.model.gfnet import GFNet
 
 SCHEMA_VERSION = 1
@@ -90,23 +91,23 @@ def save(model: GFNet, folder: str | os.PathLike[str], *, half: bool = False) ->
         if model.labels is None
         else list(check_labels([*model.labels], model.config.classes) or ()),
     }
-    texts = {"config.json": json_text(head)}
+    texts = {CONFIG: json_text(head)}
     kept = keeps_thresholds(model, stacklevel=4)
     if kept and model.calibration is not None and model.calibration.mean_macs is not None:
-        texts["thresholds.json"] = to_json(model.calibration)
+        texts[THRESHOLDS] = to_json(model.calibration)
     elif kept and model.thresholds is not None:
         table = {
             "schema_version": SCHEMA_VERSION,
             "default_row": model.default_row,
             "thresholds": model.thresholds.tolist(),
         }
-        texts["thresholds.json"] = json_text(table)
+        texts[THRESHOLDS] = json_text(table)
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / "model.safetensors", safetensors_bytes(state))
+    write_bytes(folder / WEIGHTS, safetensors_bytes(state))
     for name, text in texts.items():
         write_text(folder / name, text)
-    if "thresholds.json" not in texts:
-        (folder / "thresholds.json").unlink(missing_ok=True)
+    if THRESHOLDS not in texts:
+        (folder / THRESHOLDS).unlink(missing_ok=True)
     keep_int8(model, folder, stacklevel=4)
 
 
@@ -139,17 +140,17 @@ def read(folder: Path, config: GFNetConfig | None = None, *, unread: str | None 
     out, with a BudgetWarning.
     """
     model = _read(folder, config)
-    if unread != "float32" and os.path.lexists(folder / "thresholds.json"):
-        _read_thresholds(model, folder / "thresholds.json")
-    if os.path.lexists(folder / HEAD):
+    if unread != "float32" and os.path.lexists(folder / THRESHOLDS):
+        _read_thresholds(model, folder / THRESHOLDS)
+    if os.path.lexists(folder / INT8):
         model.quantised = read_int8(model, folder, thresholds=unread != "int8")
     return model
 
 
 def _read(folder: Path, config: GFNetConfig | None) -> GFNet:
     """Without thresholds, and in float32 only."""
-    head = _read_json(folder / "config.json")
-    values = _expect(head, "config", dict, folder / "config.json")
+    head = _read_json(folder / CONFIG)
+    values = _expect(head, "config", dict, folder / CONFIG)
     try:
         own = GFNetConfig.from_dict(values)
         labels = check_labels(head.get("labels"), own.classes)
@@ -157,8 +158,8 @@ def _read(folder: Path, config: GFNetConfig | None) -> GFNet:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
     if config is not None and config.replace(macs=own.macs) != own:
         raise CheckpointError(f"{folder}: expected the configuration {config}, got {own}")
-    weights = folder / "model.safetensors"
-    model = assemble(weights, own, build(folder / "config.json", own), read_weights(weights))
+    weights = folder / WEIGHTS
+    model = assemble(weights, own, build(folder / CONFIG, own), read_weights(weights))
     model.labels = labels
     return model
 

@@ -13,6 +13,7 @@ from gfnet_fast.cli.app import LARGEST_BATCH, LARGEST_SEED, MODEL_HELP, Quiet, a
 from gfnet_fast.cli.console import per_cent, plain_table, progress, results_console
 from gfnet_fast.cli.output import check_new
 from gfnet_fast.errors import BudgetError, InputError
+from gfnet_fast.folder import THRESHOLDS, THRESHOLDS_INT8
 from gfnet_fast.hub import comes_along, locate, source_of
 from gfnet_fast.text import plain, say, silent
 
@@ -152,7 +153,7 @@ RUNTIMES = {"float32": "torch", "int8": "openvino"}
 
 def _target(model: str, data: str, output: Path | None, precision: str) -> Path:
     """Where the thresholds go."""
-    name = "thresholds.int8.json" if precision == "int8" else "thresholds.json"
+    name = THRESHOLDS_INT8 if precision == "int8" else THRESHOLDS
     if output is not None:
         check_new("output", output, model=model, folder=data)
         return output / name

@@ -13,7 +13,7 @@ from gfnet_fast.cli.console import results_console
 from gfnet_fast.cli.output import check_new
 from gfnet_fast.errors import CheckpointError
 from gfnet_fast.hub import locate
-from gfnet_fast.text import plain
+from gfnet_fast.text import plain, say
 
 if TYPE_CHECKING:
     from gfnet_fast.config import GFNetConfig
@@ -142,3 +142,5 @@ def convert(
         carry_split(locate(source), target)
     else:
         write_torch(target, official_checkpoint(model, to.value))
+        if model.quantised is not None:
+            say(f"{source}: its int8 form is left out: an official file has no place for it")

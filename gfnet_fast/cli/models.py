@@ -13,6 +13,7 @@ import typer
 from gfnet_fast.cli.app import Quiet, app
 from gfnet_fast.cli.console import plain_table, results_console
 from gfnet_fast.config import GFNetConfig
+from gfnet_fast.folder import CONFIG, WEIGHTS
 from gfnet_fast.text import plain
 
 
@@ -99,13 +100,13 @@ def _row(name: str, config: GFNetConfig, parameters: int, where: str, path: Path
 def _config_of(folder: Path) -> GFNetConfig:
     from gfnet_fast.files import read_json
 
-    return GFNetConfig.from_dict(read_json(folder / "config.json")["config"])
+    return GFNetConfig.from_dict(read_json(folder / CONFIG)["config"])
 
 
 def _parameters(folder: Path) -> int:
     """Numbers in model.safetensors but for the statistics of batch norms; only its header is read."""
     from safetensors import safe_open
 
-    with safe_open(folder / "model.safetensors", framework="numpy") as file:
+    with safe_open(folder / WEIGHTS, framework="numpy") as file:
         names = [name for name in file.keys() if ".running_" not in name and ".num_batches_" not in name]  # noqa: SIM118
         return sum(math.prod(file.get_slice(name).get_shape()) for name in names)

@@ -12,10 +12,11 @@ from pathlib import Path
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import BudgetError, CheckpointError, reason
 from gfnet_fast.files import DRAFT, MAX_JSON, read_text, sha256_of, write_text
-from gfnet_fast.hub.sources import FILES, Download, Repository, locate, source_of
+from gfnet_fast.folder import CONFIG, INT8, NETWORKS_INT8, THRESHOLDS_INT8, WEIGHTS
+from gfnet_fast.hub.sources import Download, Repository, locate, source_of
 
 MAX_FILE = 4 * 2**30
-"""Bytes of a file of weights."""
+"""Bytes of a file that is not JSON."""
 
 Check = Callable[[Path, "GFNetConfig | None"], object]
 
@@ -69,11 +70,13 @@ def _fetch(source: Download, check: Check) -> None:
         else:
             draft.mkdir(exist_ok=True)
         for name, address in source.files.items():
-            limit = MAX_FILE if name.endswith(".safetensors") else MAX_JSON
+            if name in (THRESHOLDS_INT8, *NETWORKS_INT8) and not (draft / INT8).exists():
+                continue
+            limit = MAX_JSON if name.endswith(".json") else MAX_FILE
             try:
                 download(address, draft / name, limit=limit, name=f"{source.name}: {name}")
             except Failed as error:
-                if name != FILES[-1] or not error.missing:
+                if name in (CONFIG, WEIGHTS) or not error.missing:
                     raise
                 (draft / name).unlink(missing_ok=True)
     except Failed as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gfnet_fast import config
 from gfnet_fast.config import GFNetConfig
+from gfnet_fast.folder import CONFIG
 
 ASSETS = Path(__file__).parents[1] / "assets"
 TABLE = Path(__file__).with_name("released.csv")
@@ -56,7 +57,7 @@ def comes_along(model: str | os.PathLike[str]) -> Path | None:
 
 def is_checkpoint(path: str) -> bool:
     """Whether a path may be a model's: a file, or a folder with a configuration, not just any folder."""
-    return os.path.isfile(path) or os.path.exists(os.path.join(path, "config.json"))
+    return os.path.isfile(path) or os.path.exists(os.path.join(path, CONFIG))
 
 
 def published() -> dict[str, Published]:

@@ -12,13 +12,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.errors import CheckpointError, shown
+from gfnet_fast.folder import CONFIG, INT8, NETWORKS_INT8, THRESHOLDS, THRESHOLDS_INT8, WEIGHTS
 from gfnet_fast.hub.names import comes_along, is_checkpoint, published
 
 MIRROR = "GFNET_FAST_MIRROR"
 """Environment variable: an address below which released models are, as ``NAME.pth.tar``."""
 
-FILES = ("config.json", "model.safetensors", "thresholds.json")
-"""A native folder; the last may be missing."""
+FILES = CONFIG, WEIGHTS, THRESHOLDS, INT8, THRESHOLDS_INT8, *NETWORKS_INT8
+"""Of a native folder; all but the first two may be missing."""
 
 HUB = "hf-hub:"
 
@@ -127,4 +128,5 @@ def _behind(name: str) -> Download:
     if path.endswith(_OFFICIAL):
         return Download(name, place, address, {}, None, f"get the file otherwise and put it at {place}")
     files = {file: urlunsplit(parts._replace(path=f"{path}/{file}", fragment="")) for file in FILES}
-    return Download(name, place, address, files, None, f"get {', '.join(FILES)} otherwise into {place}")
+    by_hand = f"get {CONFIG}, {WEIGHTS} and what else there is otherwise into {place}"
+    return Download(name, place, address, files, None, by_hand)

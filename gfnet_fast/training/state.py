@@ -13,6 +13,7 @@ from gfnet_fast.config import GFNetConfig
 from gfnet_fast.data.split import SPLIT
 from gfnet_fast.errors import CheckpointError, InputError, reason, shown
 from gfnet_fast.files import DRAFT, read_json, replacing
+from gfnet_fast.folder import CONFIG, THRESHOLDS, WEIGHTS
 
 SETTINGS, CHECKPOINT, METRICS, EVALUATION = (
     "training.json",
@@ -21,7 +22,7 @@ SETTINGS, CHECKPOINT, METRICS, EVALUATION = (
     "evaluation.json",
 )
 PRETRAINED, OFFICIAL, FAILED = "pretrained.json", "official.pth.tar", "failed-stage"
-MODEL = "model.safetensors", "config.json", "thresholds.json"
+MODEL = WEIGHTS, CONFIG, THRESHOLDS
 _FILES = SETTINGS, PRETRAINED, SPLIT, CHECKPOINT, METRICS, EVALUATION, OFFICIAL, *MODEL
 
 

@@ -8,6 +8,8 @@ import torch
 from gfnet_fast.checkpoints import official_checkpoint
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.hub import download
+from gfnet_fast.model.gfnet import GFNet
+from gfnet_fast.model.quantised import Graph, Quantised, shapes_of
 from tests.hub.server import serving
 from tests.model.test_released import any_weights
 
@@ -59,6 +61,14 @@ def content(small_config):
         torch.manual_seed(0)
         model = any_weights(small_config)
         return {form: saved(official_checkpoint(model, form)) for form in ("released", "training")}
+
+
+def with_int8(model: GFNet) -> GFNet:
+    """The model with files of an int8 form, which loading checks and nothing could compute."""
+    shapes = shapes_of(model)
+    graphs = {name: Graph(b"<net/>", name.encode(), shape) for name, shape in shapes.items()}
+    model.quantised = Quantised(graphs, model.weights_digest(), dict.fromkeys(graphs, ()))
+    return model
 
 
 def saved(content) -> bytes:

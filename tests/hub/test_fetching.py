@@ -18,7 +18,7 @@ from gfnet_fast.checkpoints import files
 from gfnet_fast.exits import ModelIdentity, calibrate
 from gfnet_fast.hub import download, fetching, locate, sources
 from tests.conftest import tiny_model
-from tests.hub.conftest import NAME, saved
+from tests.hub.conftest import NAME, saved, with_int8
 
 FILE = f"/mirror/{NAME}.pth.tar"
 
@@ -239,6 +239,19 @@ def folder(tmp_path_factory):
     return path
 
 
+def test_a_native_folder_with_an_int8_form(server, cache, tmp_path):
+    model = with_int8(tiny_model(classes=3))
+    model.save_pretrained(tmp_path / "model")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    for name, content in files.items():
+        server.put(f"/m/{name}", content)
+        server.put(f"/n/{name}", b"other" if name == "int8-policy.bin" else content)
+    assert gf.load(server.url("/m")).quantised.graphs == model.quantised.graphs
+    assert {path.name for path in locate(server.url("/m")).iterdir()} == set(files)
+    with pytest.raises(gf.CheckpointError, match=r"/n/int8-policy.bin: expected the SHA-256"):
+        gf.load(server.url("/n"))
+
+
 @pytest.mark.parametrize("thresholds", [True, False])
 def test_a_native_folder_behind_an_address(server, cache, folder, thresholds):
     names = [path.name for path in folder.iterdir() if thresholds or path.name != "thresholds.json"]
@@ -251,6 +264,7 @@ def test_a_native_folder_behind_an_address(server, cache, folder, thresholds):
     assert sorted(path.name for path in place.iterdir()) == sorted(names)
     record = place.with_name(f"{place.name}.sha256").read_text()
     assert f"{digest((folder / 'config.json').read_bytes())}  {place.name}/config.json\n" in record
+    assert not any("int8-" in path for path, _ in server.requests)
     count = len(server.requests)
     gf.load(server.url("/m/"))
     assert len(server.requests) == count

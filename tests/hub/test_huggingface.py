@@ -8,6 +8,7 @@ import pytest
 import gfnet_fast as gf
 from gfnet_fast.hub import locate
 from tests.conftest import tiny_model
+from tests.hub.conftest import with_int8
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 
@@ -25,7 +26,7 @@ def hub(server, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     model = tiny_model(classes=3, backbone_args={"channels": [16] * 4, "layers": [1] * 4})
     model.labels = ("a", "b", "c")
-    model.save_pretrained(tmp_path / "model")
+    with_int8(model).save_pretrained(tmp_path / "model")
     names = [path.name for path in (tmp_path / "model").iterdir()]
     for revision, commit in (("main", COMMIT), ("v2", OTHER), (COMMIT, COMMIT)):
         about = {
@@ -51,6 +52,7 @@ def test_a_folder_and_its_revisions(hub, tmp_path, capfd):
     assert not locate("hf-hub:me/mine").exists()
     assert gf.load("hf-hub:me/mine").labels == ("a", "b", "c")
     assert gf.load("hf-hub:me/mine@v2").labels == ("a", "b", "new")
+    assert gf.load("hf-hub:me/mine").quantised is not None
     assert not any("big.bin" in path for path, _ in hub.requests)
     count = len(hub.requests)
     assert locate("hf-hub:me/mine@v2").is_dir()
