@@ -9,8 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from gfnet_fast._scheduler import Stage
+from gfnet_fast.engine import launches as launches_file
 from gfnet_fast.engine.capture import CAPTURE, WARM_UP, capture, captured
-from gfnet_fast.engine.launches import Graphs
+from gfnet_fast.engine.launches import TRIES, Graphs, measure
 from tests.conftest import random_images
 from tests.engine.engine_helpers import Wrapped, assert_as_trace, engine_of
 from tests.engine.test_eager import random_thresholds
@@ -242,3 +243,22 @@ def test_a_launch_that_has_run_is_not_run_again(tiny, stage):
     assert engine.arena.counters.tolist() == [0, 0]
     failing.which = None
     assert_as_trace(tiny, images, thresholds, engine.predict(images, thresholds))
+
+
+@pytest.mark.parametrize("busy", [0, 1, 2, 100])
+def test_a_busy_moment_is_no_cost(tiny, monkeypatch, busy):
+    """Rows that seem to cost more in a larger launch are measured again, and believed in the end."""
+    engine, turns = engine_of(tiny, (1, 4)), []
+
+    def best_time(run, device, *, warm_up):
+        run()
+        turns.append(warm_up)
+        size = (4, 1)[(len(turns) - 1) % 2]
+        return 9.0 if size == 4 and len(turns) <= 2 * busy else 1.0 + size / 10
+
+    monkeypatch.setattr(launches_file, "best_time", best_time)
+    costs = measure(engine._launches, engine._blocks, engine.buckets, warm_up=True)
+    assert costs.glance == [(1, 1.1), (4, 9.0 if busy >= TRIES else 1.4)]
+    assert costs.focus == [(1, 1.1), (4, 9.0 if busy == 100 else 1.4)]
+    tries = [min(busy + 1, TRIES), TRIES if busy == 100 else 1]
+    assert turns == [again == 0 for count in tries for again in range(count) for _ in range(2)]
