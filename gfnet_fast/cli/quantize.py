@@ -31,7 +31,8 @@ def quantize(
         float,
         typer.Option(
             min=0,
-            help="Points of accuracy that int8 may lose on images kept aside; or more layers stay float.",
+            help="Points of accuracy that int8 may lose, beyond chance, on images kept aside; or more layers "
+            "stay float.",
             callback=finite,
         ),
     ] = 0.5,
@@ -89,7 +90,7 @@ def quantize(
         calibrations["int8"] = searched(int8[0], "int8")
         assert network.config.macs is not None
         change = moved(float32[1], int8[1], calibrations, network.config.macs)
-        if change.accuracy[0] >= -max_loss:
+        if not change.loses(max_loss):
             break
         lost = f"{-change.accuracy[0]:.2f} points are lost at an error of {tolerance:g} a network"
         tell(f"{lost}: more layers stay float")
@@ -104,6 +105,8 @@ def quantize(
     carry_split(locate(model), output)
     tell(f"wrote {output}")
     _print(console, network, change, len(halves[1]))
+    if change.accuracy[1] < -max_loss:
+        tell(f"{len(halves[1])} images are too few to say that at most {max_loss:g} points are lost")
 
 
 RANGE_IMAGES = 256

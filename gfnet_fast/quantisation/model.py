@@ -110,6 +110,11 @@ class Moved(NamedTuple):
     shares: tuple[list[float], list[float]]
     stale: tuple[tuple[float, float, float], tuple[float, float, float]]
 
+    def loses(self, most: float) -> bool:
+        """Whether it is more than `most` points, and not by chance: every loss in the interval is one."""
+        change, _, high = self.accuracy
+        return change < -most and high < 0
+
 
 def moved(
     plain: Steps, int8: Steps, calibrations: Mapping[str, Calibration], macs: tuple[float, ...]

@@ -120,7 +120,9 @@ def test_paths_and_images_that_cannot_be(capsys, labelled, tmp_path):
         assert not (tmp_path / "new").exists()
 
 
-def test_a_loss_that_is_too_large(capsys, labelled, tmp_path, monkeypatch):
+@pytest.mark.parametrize("high", [-0.1, 0.1])
+def test_a_loss_that_is_too_large(capsys, labelled, tmp_path, monkeypatch, high):
+    """It is one where not even the best of the interval is a gain."""
     model, images = labelled
     made, tolerances, moved = int8_model().quantised, [], quantisation.moved
 
@@ -129,15 +131,19 @@ def test_a_loss_that_is_too_large(capsys, labelled, tmp_path, monkeypatch):
         return replace(made, weights=network.weights_digest(), calibration=None)
 
     def unlucky(*arguments):
-        return moved(*arguments)._replace(accuracy=(-0.75, -1.5, 0.0))
+        return moved(*arguments)._replace(accuracy=(-0.75, -1.5, high))
 
     monkeypatch.setattr(quantisation, "quantised_model", quantised_model)
     monkeypatch.setattr(quantisation, "moved", unlucky)
-    done = run(
-        capsys, "quantize", model, "--data", images, "-o", tmp_path / "new", "--max-loss", 0, "--quiet"
-    )
+    arguments = "quantize", model, "--data", images, "-o", tmp_path / "new", "--max-loss", 0.5
+    if high > 0:
+        done = run(capsys, *arguments)
+        assert (done.status, tolerances) == (0, [0.06]), done.err
+        assert "12 images are too few to say that at most 0.5 points are lost" in done.err
+        return
+    done = run(capsys, *arguments, "--quiet")
     assert (done.status, done.out, done.err.count("\n")) == (1, "", 1), done.err
-    assert f"{model}: expected a loss of at most 0 points, got one of " in done.err
+    assert f"{model}: expected a loss of at most 0.5 points, got one of " in done.err
     assert " on 12 images; see --max-loss" in done.err
     assert tolerances == [0.06, 0.03, 0.015, 0.0075]
     assert not (tmp_path / "new").exists()
