@@ -4,7 +4,7 @@ For one model (random weights of the conformance fixtures) and one set of images
 
     official   crops one by one, two host reads a crop, all T steps, plain torch
     static     the local backbone alone at full size, on each runtime in each precision
-    pass       that backbone on patches alone, likewise
+    pass       that backbone on patches alone, likewise, in the engine's large or middle batches: the faster
     engine     this engine, likewise, at thresholds at which the images leave in shares p, p^2, ...
 
 `possible`: the engine's mean passes at the time of such a pass, as a share of the time that it takes.
@@ -37,7 +37,7 @@ from rows import commit  # noqa: E402
 from gfnet_fast.benchmark import computed  # noqa: E402
 from gfnet_fast.engine.engine import Engine  # noqa: E402
 from gfnet_fast.engine.int8 import in_int8  # noqa: E402
-from gfnet_fast.engine.prepare import exact_float32  # noqa: E402
+from gfnet_fast.engine.prepare import best_time, exact_float32  # noqa: E402
 from gfnet_fast.engine.runtimes import runtime_of  # noqa: E402
 from gfnet_fast.engine.stages import parts_of  # noqa: E402
 from gfnet_fast.evaluation import time_in_turn  # noqa: E402
@@ -109,13 +109,9 @@ def throughput(options: argparse.Namespace) -> list[dict[str, object]]:
         ways["static", runtime, kind(dtype)] = job, len(few)
         with torch.no_grad(), own.preparing():
             encoder = own.whole(own.encoder(parts["local_encoder"], (patch, patch), batch, dtype, None))
-            patches = torch.randn(batch, 3, patch, patch).to(
-                own.kept(dtype), memory_format=torch.channels_last
-            )
-            encoder(patches)
-        one = torch.no_grad()(partial(encoder, patches))
-        ways["pass", runtime, kind(dtype)] = times_over(one, passes), passes * batch
-        buckets = sorted({1, max(1, batch // 8), batch})
+        kept = own.kept(dtype)
+        ways["pass", runtime, kind(dtype)] = bare(encoder, batch, patch, kept, passes), passes * batch
+        buckets = sizes_of(batch)
         engine = Engine(model, dtype=dtype, buckets=buckets, runtime=runtime)
         trace = traced(model, options, images, dtype)
         row = shared_thresholds(trace, options.share)
@@ -123,6 +119,24 @@ def throughput(options: argparse.Namespace) -> list[dict[str, object]]:
         found[runtime, kind(dtype)] = agreement(trace, row, out.class_id, out.exit_step)
         ways["engine", runtime, kind(dtype)] = partial(engine.predict, images, row), len(images)
     return timed(options, ways, found, steps)
+
+
+def sizes_of(batch: int) -> list[int]:
+    """The engine's batches."""
+    return sorted({1, max(1, batch // 8), batch})
+
+
+def bare(encoder: Any, batch: int, patch: int, dtype: torch.dtype, passes: int) -> Callable[[], None]:
+    """An encoder on so many batches of patches; a row may cost less where a batch fits into the caches."""
+
+    @torch.no_grad()
+    def run(size: int) -> None:
+        for part in patches.split(size):
+            encoder(part)
+
+    patches = torch.randn(batch, 3, patch, patch).to(dtype, memory_format=torch.channels_last)
+    taken = {size: best_time(partial(run, size), torch.device("cpu"), 1.0) for size in sizes_of(batch)[-2:]}
+    return times_over(partial(run, min(taken, key=taken.__getitem__)), passes)
 
 
 def latency(options: argparse.Namespace) -> list[dict[str, object]]:

@@ -20,7 +20,7 @@ from gfnet_fast.checkpoints import load
 from gfnet_fast.checkpoints.files import check_device
 from gfnet_fast.decoding import closed_at_exit
 from gfnet_fast.engine.prepare import named_dtype
-from gfnet_fast.engine.runtimes import runtime_of, usable
+from gfnet_fast.engine.runtimes import check_name, runtime_of, usable
 from gfnet_fast.engine.stages import parts_of
 from gfnet_fast.errors import BudgetError, DeviceError, InputError, shown
 from gfnet_fast.exits import Audit, Budget, BudgetWarning, resolve
@@ -115,6 +115,7 @@ class Predictor:
         self.config = model.config
         self.batch = int(batch or BATCH.get(self.device.type, 64))
         self.dtype = named_dtype(dtype)
+        check_name(runtime, "auto")
         if runtime == "auto":
             usable(self.device, self.dtype)
         else:

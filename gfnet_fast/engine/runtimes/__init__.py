@@ -120,7 +120,8 @@ def runtime_of(name: str, device: torch.device, dtype: torch.dtype) -> Runtime:
     return runtime
 
 
-def check_name(name: object) -> None:
-    """Raise DeviceError unless there is a runtime of this name."""
-    if not isinstance(name, str) or name not in runtimes():
-        raise DeviceError(f"runtime: expected one of {', '.join(runtimes())}, got {shown(name)}")
+def check_name(name: object, *others: str) -> None:
+    """Raise DeviceError unless there is a runtime of this name, or it is one of `others`."""
+    names = *others, *runtimes()
+    if not isinstance(name, str) or name not in names:
+        raise DeviceError(f"runtime: expected one of {', '.join(names)}, got {shown(name)}")
