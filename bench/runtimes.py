@@ -109,8 +109,8 @@ def throughput(options: argparse.Namespace) -> list[dict[str, object]]:
         ways["static", runtime, kind(dtype)] = job, len(few)
         with torch.no_grad(), own.preparing():
             encoder = own.whole(own.encoder(parts["local_encoder"], (patch, patch), batch, dtype, None))
-            job = bare(encoder, batch, patch, own.kept(dtype), passes)
-        ways["pass", runtime, kind(dtype)] = job, passes * batch
+            one = bare(encoder, batch, patch, own.kept(dtype), passes)
+        ways["pass", runtime, kind(dtype)] = one, passes * batch
         buckets = sizes_of(batch)
         engine = Engine(model, dtype=dtype, buckets=buckets, runtime=runtime)
         trace = traced(model, options, images, dtype)
