@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gfnet_fast.engine.loop import plain
+from gfnet_fast.engine.running import plain
 from gfnet_fast.exits import Audit
 from gfnet_fast.forks import watch
 from gfnet_fast.model.gfnet import GFNet

@@ -17,7 +17,7 @@ from torch import Tensor
 from gfnet_fast._scheduler import Mode
 from gfnet_fast.engine.choice import Choice, contest
 from gfnet_fast.engine.engine import Engine
-from gfnet_fast.engine.loop import FAR
+from gfnet_fast.engine.running import FAR
 from gfnet_fast.engine.runtimes import runtimes, usable
 from gfnet_fast.errors import reason
 from gfnet_fast.forks import watch

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.decoding import Decoded, Unusable
-from gfnet_fast.engine.loop import plain
 from gfnet_fast.engine.prepare import exact_float32
+from gfnet_fast.engine.running import plain
 from gfnet_fast.errors import InputError
 from gfnet_fast.model.gfnet import GFNet, Step, Trace
 from gfnet_fast.sources import Source, prepare, take

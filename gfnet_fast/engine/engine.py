@@ -14,7 +14,8 @@ from gfnet_fast._scheduler import Mode
 from gfnet_fast.config import GFNetConfig
 from gfnet_fast.engine.answers import ANSWER, Answer, PassError, places_of, room_for
 from gfnet_fast.engine.intake import Images
-from gfnet_fast.engine.loop import REASONS, Array, Loop
+from gfnet_fast.engine.loop import REASONS, Loop
+from gfnet_fast.engine.running import Array
 from gfnet_fast.errors import InputError
 from gfnet_fast.results import Prediction
 
