@@ -11,6 +11,7 @@ from cli_runner import run
 
 from gfnet_fast.checkpoints import load, official
 from tests.conftest import tiny_config, tiny_model
+from tests.hub.conftest import with_int8
 from tests.test_predictor import folder, pictures  # noqa: F401
 
 
@@ -125,9 +126,14 @@ def test_what_convert_writes_can_be_read_back(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(official, "RELEASED", [small])
     tiny_model(name="resnet-small").save_pretrained(tmp_path / "native")
     path = tmp_path / "again.pth.tar"
-    assert run(capsys, "convert", tmp_path / "native", path, "--to", "training").status == 0
+    done = run(capsys, "convert", tmp_path / "native", path, "--to", "training")
+    assert (done.status, done.err) == (0, "")
     assert load(path).config.replace(macs=None) == small.replace(classes=7)
     assert run(capsys, "info", path).status == 0
+    with_int8(tiny_model(name="resnet-small")).save_pretrained(tmp_path / "both")
+    done = run(capsys, "convert", tmp_path / "both", tmp_path / "third.pth.tar", "--to", "training")
+    assert (done.status, done.err.count("\n")) == (0, 1)
+    assert f"{tmp_path / 'both'}: its int8 form is left out" in done.err
 
 
 def test_help_does_not_import_torch():
