@@ -7,5 +7,11 @@ CONFIG, WEIGHTS, THRESHOLDS = "config.json", "model.safetensors", "thresholds.js
 INT8, THRESHOLDS_INT8 = "int8.json", "thresholds.int8.json"
 """There in a model that has an int8 form, with NETWORKS_INT8; the second where that has exits of its own."""
 
-NETWORKS_INT8 = tuple(int8 for name in NETWORKS for int8 in (f"int8-{name}.xml", f"int8-{name}.bin"))
-"""Of each network its topology and its weights; a cascaded classifier has none."""
+
+def int8_files(network: str) -> tuple[str, str]:
+    """Its topology and its weights."""
+    return f"int8-{network}.xml", f"int8-{network}.bin"
+
+
+NETWORKS_INT8 = tuple(file for network in NETWORKS for file in int8_files(network))
+"""Of all networks; a cascaded classifier has none."""

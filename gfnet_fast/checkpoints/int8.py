@@ -20,7 +20,7 @@ from gfnet_fast.errors import BudgetError, CheckpointError, reason, shown
 from gfnet_fast.exits import BudgetWarning, ModelIdentity
 from gfnet_fast.exits.files import check_owner, from_content, to_json
 from gfnet_fast.files import json_text, parse_json, read_bytes, read_text, write_bytes, write_text
-from gfnet_fast.folder import INT8, NETWORKS_INT8, THRESHOLDS_INT8
+from gfnet_fast.folder import INT8, NETWORKS_INT8, THRESHOLDS_INT8, int8_files
 from gfnet_fast.model.gfnet import GFNet
 from gfnet_fast.model.quantised import Graph, Quantised, shapes_of
 
@@ -55,8 +55,7 @@ def write_int8(quantised: Quantised, folder: Path) -> None:
     """Write the int8 form beside the weights that it was made of; each file appears whole or not at all."""
     digests = {}
     for name, graph in quantised.graphs.items():
-        for suffix, content in (("xml", graph.topology), ("bin", graph.weights)):
-            file = f"int8-{name}.{suffix}"
+        for file, content in zip(int8_files(name), (graph.topology, graph.weights), strict=True):
             write_bytes(folder / file, content)
             digests[file] = hashlib.sha256(content).hexdigest()
     if quantised.calibration is not None:
@@ -98,11 +97,10 @@ def read_int8(model: GFNet, folder: Path, *, thresholds: bool = True) -> Quantis
         return None
     graphs = {}
     for name in shapes:
-        topology, weights = (
-            _read(folder / f"int8-{name}.{suffix}", files[f"int8-{name}.{suffix}"], limit)
-            for suffix, limit in (("xml", MAX_TOPOLOGY), ("bin", MAX_WEIGHTS))
-        )
-        _check(folder / f"int8-{name}.xml", topology, len(weights))
+        xml, data = int8_files(name)
+        topology = _read(folder / xml, files[xml], MAX_TOPOLOGY)
+        weights = _read(folder / data, files[data], MAX_WEIGHTS)
+        _check(folder / xml, topology, len(weights))
         graphs[name] = Graph(topology, weights, shapes[name])
     kept = {name: tuple(layers) for name, layers in head["kept"].items()}
     calibration = _calibration(model, folder / THRESHOLDS_INT8) if thresholds else None
@@ -120,7 +118,7 @@ def _head(head: Any, names: tuple[str, ...]) -> dict[str, Any]:
     for key, kind in (("weights", str), ("files", dict), ("kept", dict), ("about", dict)):
         if not isinstance(head.get(key), kind):
             raise ValueError(f"{key} {shown(head.get(key))}, not a {kind.__name__}")
-    wanted = sorted(f"int8-{name}.{suffix}" for name in names for suffix in ("xml", "bin"))
+    wanted = sorted(file for name in names for file in int8_files(name))
     if sorted(head["files"]) != wanted:
         raise ValueError(f"the files {shown(sorted(head['files']))}, not {', '.join(wanted)}")
     lists = [head["kept"].get(name) for name in names]
